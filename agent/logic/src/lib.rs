@@ -1,0 +1,12 @@
+//! Kawanan's brain: what the cluster knows, how the log changes it, and what should happen next.
+//!
+//! Everything is a function of values: `(state, observation, now) -> commands`. There is no clock, no randomness, no
+//! tokio and no I/O in this package; `clippy.toml` forbids them. Time and fresh ids come in as arguments, so every
+//! decision can be repeated, on another node or in a test, and comes out the same.
+
+pub mod codec;
+pub mod command;
+pub mod state;
+
+pub use command::{Command, Entry};
+pub use state::ClusterState;
