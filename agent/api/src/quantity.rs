@@ -72,7 +72,7 @@ impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
             if self.0 >= 1 << shift {
-                let tenths = u128::from(self.0) * 10 >> shift;
+                let tenths = (u128::from(self.0) * 10) >> shift;
                 return match tenths % 10 {
                     0 => write!(f, "{} {unit}", tenths / 10),
                     tenth => write!(f, "{}.{tenth} {unit}", tenths / 10),
