@@ -7,6 +7,7 @@
 pub mod codec;
 pub mod command;
 pub mod state;
+pub mod view;
 
 pub use command::{Command, Entry};
 pub use state::ClusterState;
