@@ -85,6 +85,8 @@ pub struct ContainerSpec {
     /// Run Docker's init as process 1, which reaps zombies and forwards signals.
     pub init: bool,
     pub tty: bool,
+    /// Raised to replace every task though nothing else changes.
+    pub force_update: u32,
     /// Login for the image's registry.
     pub registry_auth: Option<RegistryAuth>,
 }

@@ -12,6 +12,7 @@ pub mod observation;
 pub mod route;
 pub mod snapshot;
 pub mod state;
+pub mod view;
 
 mod apply;
 
