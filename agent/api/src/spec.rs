@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use constraint::{Constraint, ConstraintKey, Operator, ParseConstraintError};
 pub use port::{ParsePortError, PortMode, PortSpec, Protocol};
-pub use validate::{ValidSpec, check_label_key, check_name};
+pub use validate::{REPLICAS_MAX, ValidSpec, check_label_key, check_name};
 
 use crate::duration::Span;
 use crate::quantity::{Bytes, MilliCpus};
@@ -85,6 +85,8 @@ pub struct ContainerSpec {
     /// Run Docker's init as process 1, which reaps zombies and forwards signals.
     pub init: bool,
     pub tty: bool,
+    /// Raised to replace every task though nothing else changes.
+    pub force_update: u32,
     /// Login for the image's registry.
     pub registry_auth: Option<RegistryAuth>,
 }

@@ -1,0 +1,106 @@
+//! How far a service has come towards what is wanted.
+
+use kawanan_api::views::{ProgressEvent, RolloutState, SeatView, TaskState};
+use kawanan_api::{ApiError, ServiceId};
+
+use super::service::rollout_view;
+use super::{Seat, View};
+use crate::state::{self, Service, Task};
+
+impl View<'_> {
+    /// # Errors
+    /// `not_found` when the service is gone for good.
+    pub fn progress(&self, id: ServiceId) -> Result<ProgressEvent, ApiError> {
+        let service = self.known_service(id)?;
+        let seats: Vec<SeatView> = (self.wanted_seats(service).into_iter())
+            .map(|seat| self.seat(service, seat))
+            .collect();
+        let count = |state: TaskState| {
+            let of_state = |seat: &&SeatView| seat.up_to_date && seat.task.state == state;
+            u32::try_from(seats.iter().filter(of_state).count()).unwrap_or(u32::MAX)
+        };
+        let (running, complete) = (count(TaskState::Running), count(TaskState::Complete));
+        let wanted = u32::try_from(seats.len()).unwrap_or(u32::MAX);
+        let leaving = self.leaving(service);
+        let rollout = rollout_view(&service.rollout);
+        let settled = rollout.state == RolloutState::Steady
+            && leaving == 0
+            && self.outlook.leader.is_some()
+            && !self.outlook.unsettled.contains(&id)
+            && !self
+                .outlook
+                .pending
+                .iter()
+                .any(|pending| pending.service == id);
+        Ok(ProgressEvent {
+            at: self.outlook.now,
+            service: id,
+            name: service.spec().name.clone(),
+            revision: service.spec_revision,
+            wanted,
+            running,
+            complete,
+            rollout,
+            seats,
+            leaving,
+            converged: settled && running.saturating_add(complete) == wanted,
+            addresses: self.addresses_of(service),
+            leaderless: self.outlook.leader.is_none(),
+            removed: service.removed_at.is_some(),
+        })
+    }
+
+    fn seat(&self, service: &Service, seat: Seat) -> SeatView {
+        let tasks = self.tasks_in(service.id, seat);
+        let newest = tasks
+            .first()
+            .filter(|_| !self.shows_pending_row(service, seat));
+        let row = match newest {
+            Some(task) => self.task_row(task),
+            None => self.pending_row(service, seat),
+        };
+        let ended: Vec<_> = (tasks.iter())
+            .filter(|task| ended_by_itself(task) && self.is_up_to_date(service, task))
+            .collect();
+        let counted = u32::try_from(ended.len()).unwrap_or(u32::MAX);
+        let last_ended = ended.iter().max_by_key(|task| (task.state_at, task.id));
+        SeatView {
+            name: row.name.clone(),
+            up_to_date: newest.is_none_or(|task| self.is_up_to_date(service, task)),
+            older_runs: (tasks.iter().skip(1)).any(|task| task.state == state::TaskState::Running),
+            ended: counted.max(newest.map_or(0, |task| task.attempt)),
+            last_error: last_ended.map(|task| why_ended(task)),
+            running_since: newest
+                .filter(|task| task.is_running())
+                .and_then(|task| task.running_since),
+            task: row,
+        }
+    }
+
+    /// Tasks that still have to stop: told to, or in no seat that is wanted.
+    fn leaving(&self, service: &Service) -> u32 {
+        let wanted = self.wanted_seats(service);
+        let leaves = |seat: Seat, task: &Task| {
+            !task.state.is_final() && (!task.is_live() || !wanted.contains(&seat))
+        };
+        let count = (self.tasks_by_seat(service.id))
+            .flat_map(|(seat, tasks)| tasks.iter().filter(move |task| leaves(seat, task)))
+            .count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+}
+
+fn ended_by_itself(task: &Task) -> bool {
+    matches!(
+        task.state,
+        state::TaskState::Failed | state::TaskState::Rejected | state::TaskState::Complete
+    )
+}
+
+fn why_ended(task: &Task) -> String {
+    match (&task.error, task.exit_code) {
+        (Some(error), _) => error.clone(),
+        (None, Some(code)) => format!("exited with code {code}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
