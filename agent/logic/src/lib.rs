@@ -6,8 +6,18 @@
 
 pub mod codec;
 pub mod command;
+pub mod invariants;
+pub mod join_token;
+pub mod observation;
+pub mod route;
+pub mod snapshot;
 pub mod state;
 pub mod view;
 
+mod apply;
+
+pub use apply::check_level;
 pub use command::{Command, Entry};
+pub use join_token::JoinToken;
+pub use observation::{NodeSeen, Observation};
 pub use state::ClusterState;

@@ -33,6 +33,21 @@ pub enum Rollout {
 }
 
 impl Service {
+    /// Whether it is meant to run: not removed.
+    pub fn is_live(&self) -> bool {
+        self.removed_at.is_none()
+    }
+
+    /// Whether a task of this revision counts as up to date: nothing that makes a container differs from the current
+    /// spec. A scaled or relabelled service has a new revision, but the same tasks.
+    pub fn is_current(&self, task_revision: Revision) -> bool {
+        task_revision == self.spec_revision
+            || self
+                .revisions
+                .get(&task_revision)
+                .is_some_and(|spec| spec.same_task_as(self.spec()))
+    }
+
     /// The spec that should run.
     ///
     /// # Panics
