@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod containers;
+pub mod http;
 pub mod identity;
 pub mod peer;
 pub mod random;
