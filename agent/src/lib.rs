@@ -5,6 +5,7 @@ pub mod clock;
 pub mod containers;
 pub mod http;
 pub mod identity;
+pub mod network;
 pub mod peer;
 pub mod random;
 pub mod transport;
