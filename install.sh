@@ -365,6 +365,8 @@ is_member() { [ -d "$DATA" ] && [ -n "$(ls -A "$DATA")" ]; }
 start_service() {
     [ -n "$with_systemd" ] || return 0
     systemctl daemon-reload
+    # A removed package leaves its service masked.
+    systemctl -q unmask agent.service
     systemctl -q enable agent.service
     if systemctl -q is-active agent.service; then
         say "Restarting the agent (containers run on)"
