@@ -360,7 +360,8 @@ install_files() {
 
 # --- the service -----------------------------------------------------------------------------------------------------
 
-is_member() { [ -d "$DATA" ] && [ -n "$(ls -A "$DATA")" ]; }
+# The agent writes this file last when it enters a cluster.
+is_member() { [ -e "$DATA/identity/cluster.json" ]; }
 
 start_service() {
     [ -n "$with_systemd" ] || return 0

@@ -65,7 +65,7 @@ stand_in() {
 case \$1 in
 --version) echo "$program $2" ;;
 completion) echo "# $program for \$2" ;;
-init | join) mkdir -p /var/lib/kawanan && echo "\$1 \${2:-}" >/var/lib/kawanan/entered ;;
+init | join) mkdir -p /var/lib/kawanan/identity && echo "\$1 \${2:-}" >/var/lib/kawanan/identity/cluster.json ;;
 *) exit 2 ;;
 esac
 TEXT
@@ -155,9 +155,9 @@ running_again_upgrades_and_keeps_settings() {
 
 uninstalling_keeps_what_is_not_replaceable() {
     check "join" install_sh --no-systemd --no-docker --binary-dir /kawanan/older --join TOKEN
-    check "the token reached the agent" grep -q "join TOKEN" "$root/var/lib/kawanan/entered"
+    check "the token reached the agent" grep -q "join TOKEN" "$root/var/lib/kawanan/identity/cluster.json"
     check "joining twice changes nothing" install_sh --no-systemd --no-docker --binary-dir /kawanan/older --join OTHER
-    check "the first token counts" grep -q "join TOKEN" "$root/var/lib/kawanan/entered"
+    check "the first token counts" grep -q "join TOKEN" "$root/var/lib/kawanan/identity/cluster.json"
 
     # A process that runs the installed program must end with it: sleep takes the agent's place.
     # shellcheck disable=SC2016
@@ -166,7 +166,7 @@ uninstalling_keeps_what_is_not_replaceable() {
         ! wait $process'
     check "the programs are gone" has_not /usr/bin/agent
     check "the copy of the script is gone" has_not /usr/share/kawanan
-    check "the node's data is kept" has /var/lib/kawanan/entered
+    check "the node's data is kept" has /var/lib/kawanan/identity/cluster.json
     check "changed settings are kept" grep -q 7701 "$root/etc/kawanan/agent.env"
     check "uninstall and purge" install_sh --uninstall --purge
     check "the node's data is gone" has_not /var/lib/kawanan
