@@ -4,6 +4,9 @@
 pub mod clock;
 pub mod containers;
 pub mod gossip;
+pub mod http;
+pub mod identity;
+pub mod network;
 pub mod peer;
 pub mod random;
 pub mod transport;

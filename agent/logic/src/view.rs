@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kawanan_api::{NodeId, Revision, ServiceId, Slot, TaskId, Timestamp};
 
-use crate::state::{ClusterState, Service, Task};
+use crate::state::{ClusterState, Seat, Service, Task};
 
 pub use resolve::{did_you_mean, resolve_node, resolve_service, resolve_task, resolve_token};
 pub use service::with_kept_password;
@@ -40,15 +40,6 @@ pub struct Outlook {
     pub notes: BTreeMap<TaskId, String>,
 }
 
-/// A place for one task of a service at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Seat {
-    /// Of a replicated service.
-    Slot(Slot),
-    /// Of a global service: the node is the seat.
-    Node(NodeId),
-}
-
 /// A seat without a node that could take it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingSeat {
@@ -56,16 +47,6 @@ pub struct PendingSeat {
     pub seat: Seat,
     /// One sentence for people: what stands in the way, node by node.
     pub why: String,
-}
-
-impl Seat {
-    /// The seat that a task fills.
-    pub fn of(task: &Task) -> Self {
-        match task.slot {
-            Some(slot) => Self::Slot(slot),
-            None => Self::Node(task.node),
-        }
-    }
 }
 
 /// State and outlook, with the indexes that several projections need.
@@ -83,7 +64,7 @@ impl<'a> View<'a> {
             seats
                 .entry(task.service)
                 .or_default()
-                .entry(Seat::of(task))
+                .entry(task.seat())
                 .or_default()
                 .push(task);
         }

@@ -4,7 +4,7 @@ use kawanan_api::spec::ResourceAmounts;
 use kawanan_api::views::{self, DrainEvent, NodeDetail, NodeStatus, NodeView};
 use kawanan_api::{ApiError, NodeId};
 
-use super::{Seat, View};
+use super::View;
 use crate::state::{self, Node};
 
 impl View<'_> {
@@ -52,7 +52,7 @@ impl View<'_> {
         let waiting = (self.state.tasks_on(id))
             .filter(|task| task.is_live())
             .filter_map(|task| {
-                let why = self.why_pending(task.service, Seat::of(task))?;
+                let why = self.why_pending(task.service, task.seat())?;
                 Some(format!("{}: {why}", self.task_row(task).name))
             })
             .collect();

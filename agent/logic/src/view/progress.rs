@@ -1,11 +1,13 @@
 //! How far a service has come towards what is wanted.
 
+use std::collections::BTreeSet;
+
 use kawanan_api::views::{ProgressEvent, RolloutState, SeatView, TaskState};
 use kawanan_api::{ApiError, ServiceId};
 
+use super::View;
 use super::service::rollout_view;
-use super::{Seat, View};
-use crate::state::{self, Service, Task};
+use crate::state::{self, Seat, Service, Task};
 
 impl View<'_> {
     /// # Errors
@@ -77,16 +79,19 @@ impl View<'_> {
         }
     }
 
-    /// Tasks that still have to stop: told to, or in no seat that is wanted.
+    /// Tasks that still have to stop: told to, replaced by a newer one, or in no seat that is wanted.
     fn leaving(&self, service: &Service) -> u32 {
-        let wanted = self.wanted_seats(service);
-        let leaves = |seat: Seat, task: &Task| {
-            !task.state.is_final() && (!task.is_live() || !wanted.contains(&seat))
-        };
-        let count = (self.tasks_by_seat(service.id))
-            .flat_map(|(seat, tasks)| tasks.iter().filter(move |task| leaves(seat, task)))
-            .count();
-        u32::try_from(count).unwrap_or(u32::MAX)
+        let wanted: BTreeSet<Seat> = self.wanted_seats(service).into_iter().collect();
+        let mut leaving = 0;
+        for (seat, tasks) in self.tasks_by_seat(service.id) {
+            let stays =
+                |age: usize, task: &Task| age == 0 && task.is_live() && wanted.contains(&seat);
+            let count = (tasks.iter().enumerate())
+                .filter(|(age, task)| !task.state.is_final() && !stays(*age, task))
+                .count();
+            leaving += u32::try_from(count).unwrap_or(u32::MAX);
+        }
+        leaving
     }
 }
 

@@ -3,8 +3,8 @@
 use kawanan_api::views::{DesiredState, TaskState, TaskView};
 use kawanan_api::{NodeId, ServiceId, TaskId};
 
-use super::{Seat, View, pending_id};
-use crate::state::{self, Service, Task};
+use super::{View, pending_id};
+use crate::state::{self, Seat, Service, Task};
 
 impl View<'_> {
     /// Tasks of a service, its pending seats included: by seat, in each seat the current row first, then history.
@@ -102,7 +102,7 @@ impl View<'_> {
         if let Some(note) = self.outlook.notes.get(&task.id) {
             return Some(note.clone());
         }
-        if let Some(why) = self.why_pending(task.service, Seat::of(task)) {
+        if let Some(why) = self.why_pending(task.service, task.seat()) {
             return Some(format!("waits for another node: {why}"));
         }
         let wait = task.not_before.since(self.outlook.now);
