@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::clock::SharedClock;
-use crate::consensus::{ConsensusHandle, ProposeError};
-use crate::identity::join::{Admitted, JoinAnswer, JoinRequest, Newcomer};
+use crate::consensus::{ClusterLog, ProposeError};
+use crate::identity::join::{Application, JoinAnswer, JoinRequest, Welcome};
 use crate::identity::{Authority, IdentityStore, authority};
 use crate::leader::AuthorityKey;
 use crate::peer::{Answer, Request};
@@ -36,7 +36,7 @@ const FORWARD_PAUSE: Duration = Duration::from_millis(250);
 pub struct Admission {
     pub me: NodeId,
     pub store: IdentityStore,
-    pub consensus: ConsensusHandle,
+    pub consensus: ClusterLog,
     pub links: SharedLinks,
     pub clock: SharedClock,
     pub random: SharedRandom,
@@ -113,11 +113,11 @@ impl Admission {
             }
         };
         let decided = match request {
-            JoinRequest::Join(newcomer) => self.admit(newcomer).await,
+            JoinRequest::Join(application) => self.admit(*application).await,
             JoinRequest::Renew { signing_request } => self.renew(&signing_request),
         };
         match decided {
-            Ok(admitted) => Answer::Joined(encode_answer(&JoinAnswer::Admitted(Box::new(admitted))).to_vec()),
+            Ok(welcome) => Answer::Joined(encode_answer(&JoinAnswer::Welcome(Box::new(welcome))).to_vec()),
             Err(Undecided::Refused(error)) => {
                 info!(refusal = %error, "a machine was not let in");
                 Answer::Joined(encode_answer(&JoinAnswer::Refused(error)).to_vec())
@@ -126,16 +126,16 @@ impl Admission {
         }
     }
 
-    async fn admit(&self, newcomer: Newcomer) -> Result<Admitted, Undecided> {
+    async fn admit(&self, newcomer: Application) -> Result<Welcome, Undecided> {
         let authority = self.authority()?;
         let node = authority::requesting_node(&newcomer.signing_request).map_err(bad_request)?;
         let name = newcomer.name.clone();
         let command = Command::AdmitNode {
             token: newcomer.token,
-            secret_hash: Sha256::digest(newcomer.secret).into(),
+            secret_hash: Sha256::digest(newcomer.secret.0).into(),
             node: NewNode {
                 id: node,
-                raft_id: newcomer.raft,
+                raft_id: newcomer.raft_id,
                 name: newcomer.name,
                 labels: newcomer.labels,
                 facts: newcomer.facts,
@@ -143,7 +143,7 @@ impl Admission {
         };
         let request = RequestId::from_bits(self.random.bits());
         let entry = Entry { request, at: self.clock.now(), command };
-        match self.consensus.propose(entry).await {
+        match self.consensus.propose(&entry).await {
             Ok(Ok(revision)) => {
                 info!(%node, name, %revision, "a machine entered the cluster");
                 self.certify(&authority, &newcomer.signing_request, revision).await
@@ -154,7 +154,7 @@ impl Admission {
         }
     }
 
-    fn renew(&self, signing_request: &[u8]) -> Result<Admitted, Undecided> {
+    fn renew(&self, signing_request: &[u8]) -> Result<Welcome, Undecided> {
         let node = authority::requesting_node(signing_request).map_err(bad_request)?;
         let state = self.consensus.state().borrow().clone();
         let member = state.nodes.get(&node).is_some_and(|node| node.status != NodeStatus::Left);
@@ -172,7 +172,7 @@ impl Admission {
         authority: &Authority,
         signing_request: &[u8],
         revision: kawanan_api::Revision,
-    ) -> Result<Admitted, Undecided> {
+    ) -> Result<Welcome, Undecided> {
         let mut state = self.consensus.state();
         let applied = state.wait_for(|state| state.revision >= revision);
         let state = match tokio::time::timeout(FORWARD_DEADLINE, applied).await {
@@ -187,15 +187,15 @@ impl Admission {
         authority: &Authority,
         signing_request: &[u8],
         state: &ClusterState,
-    ) -> Result<Admitted, Undecided> {
+    ) -> Result<Welcome, Undecided> {
         let cluster = state.cluster.as_ref().ok_or(Undecided::NotLeader(None))?;
         let signed = authority.sign_node(signing_request, cluster.id, self.clock.now());
         let (certificate, node) = signed.map_err(bad_request)?;
         let members = state.nodes.values().filter(|member| member.status != NodeStatus::Left);
-        Ok(Admitted {
+        Ok(Welcome {
             cluster: cluster.id,
             node,
-            chain: vec![certificate],
+            certificate,
             authorities: cluster.authorities.clone(),
             members: members.map(|member| (member.id, member.raft_id, member.facts.address)).collect(),
         })

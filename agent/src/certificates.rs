@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::admission::Admission;
 use crate::clock::SharedClock;
-use crate::identity::join::{Admitted, JoinAnswer, JoinRequest};
+use crate::identity::join::{JoinAnswer, JoinRequest};
 use crate::identity::renewal::renew_at;
 use crate::identity::{Identity, IdentityStore};
 use crate::random::SharedRandom;
@@ -97,15 +97,16 @@ pub async fn renew_expired(
     store: &IdentityStore,
     identity: &Identity,
     seeds: &[SocketAddr],
+    clock: SharedClock,
 ) -> Result<Identity, RenewError> {
     let digests: Vec<[u8; 32]> =
         identity.authorities.iter().map(|authority| crate::identity::authority::digest_of(authority)).collect();
     let digest = *digests.first().ok_or_else(|| RenewError::Identity("no authority is known".to_owned()))?;
     let request = renewal_request(identity)?;
-    let admitted = crate::identity::join::join(seeds, digest, &request)
+    let welcome = crate::identity::join::join(seeds, digest, &request, clock)
         .await
         .map_err(|err| RenewError::Answer(err.to_string()))?;
-    keep(store, identity, JoinAnswer::Admitted(Box::new(admitted)))
+    keep(store, identity, JoinAnswer::Welcome(Box::new(welcome)))
 }
 
 fn renewal_request(identity: &Identity) -> Result<JoinRequest, RenewError> {
@@ -114,11 +115,12 @@ fn renewal_request(identity: &Identity) -> Result<JoinRequest, RenewError> {
 }
 
 fn keep(store: &IdentityStore, identity: &Identity, answer: JoinAnswer) -> Result<Identity, RenewError> {
-    let Admitted { chain, authorities, .. } = match answer {
-        JoinAnswer::Admitted(admitted) => *admitted,
+    let welcome = match answer {
+        JoinAnswer::Welcome(welcome) => *welcome,
         JoinAnswer::Refused(error) => return Err(RenewError::Refused(error)),
+        JoinAnswer::Redirect(_) => return Err(RenewError::Answer("it names other machines to ask".to_owned())),
     };
-    let renewed = identity.renewed(chain, authorities).map_err(|err| RenewError::Identity(err.to_string()))?;
+    let renewed = identity.renewed(vec![welcome.certificate], welcome.authorities).map_err(|err| RenewError::Identity(err.to_string()))?;
     store.save_certificates(&renewed).map_err(|err| RenewError::Identity(err.to_string()))?;
     Ok(renewed)
 }

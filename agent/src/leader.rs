@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::clock::SharedClock;
-use crate::consensus::{ConsensusHandle, ProposeError, Role};
+use crate::consensus::{ClusterLog, ConsensusStatus, ProposeError};
 use crate::gossip::{Liveness, keys};
 use crate::random::SharedRandom;
 use crate::transport::SharedLinks;
@@ -30,7 +30,7 @@ use crate::transport::SharedLinks;
 #[derive(Clone)]
 pub struct LeaderParts {
     pub me: NodeId,
-    pub consensus: ConsensusHandle,
+    pub consensus: ClusterLog,
     pub liveness: watch::Receiver<Arc<Liveness>>,
     pub links: SharedLinks,
     pub clock: SharedClock,
@@ -72,7 +72,7 @@ pub fn observe(liveness: &Liveness, now: Timestamp) -> Observation {
 pub async fn run(parts: LeaderParts) {
     let mut status = parts.consensus.status();
     loop {
-        if status.wait_for(|status| status.role == Role::Leader).await.is_err() {
+        if status.wait_for(ConsensusStatus::is_leader).await.is_err() {
             return;
         }
         let term = status.borrow().term;
@@ -81,7 +81,7 @@ pub async fn run(parts: LeaderParts) {
         duties.spawn(controller::run(parts.clone()));
         duties.spawn(failures::run(parts.clone()));
         duties.spawn(voters::run(parts.clone()));
-        let lost = status.wait_for(|status| status.role != Role::Leader || status.term != term).await;
+        let lost = status.wait_for(|status| !status.is_leader() || status.term != term).await;
         duties.shutdown().await;
         if lost.is_err() {
             return;
@@ -94,7 +94,7 @@ pub async fn run(parts: LeaderParts) {
 /// state again before it decides anew.
 async fn commit(parts: &LeaderParts, command: Command) -> bool {
     let entry = parts.entry(command);
-    match parts.consensus.propose(entry).await {
+    match parts.consensus.propose(&entry).await {
         Ok(Ok(revision)) => reached(&mut parts.consensus.state(), |state| state.revision >= revision).await,
         Ok(Err(refusal)) => {
             tracing::debug!(%refusal, "the log refused a command of the leader");

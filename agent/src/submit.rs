@@ -6,13 +6,13 @@ use kawanan_api::{ApiError, RequestId, Revision};
 use kawanan_logic::{Command, Entry};
 
 use crate::clock::SharedClock;
-use crate::consensus::Proposer;
+use crate::consensus::ClusterProposer;
 use crate::random::SharedRandom;
 
 /// Draws the idempotency key, writes the time down and hands the entry to the leader. Cheap to clone.
 #[derive(Clone)]
 pub struct Submitter {
-    pub proposer: Proposer,
+    pub proposer: ClusterProposer,
     pub clock: SharedClock,
     pub random: SharedRandom,
 }
@@ -37,6 +37,6 @@ impl Submitter {
         deadline: Duration,
     ) -> Result<Revision, ApiError> {
         let entry = Entry { request, at: self.clock.now(), command };
-        self.proposer.submit(entry, deadline).await?
+        self.proposer.submit(&entry, deadline).await?
     }
 }

@@ -82,11 +82,11 @@ impl Backend for AgentBackend {
     }
 
     async fn submit(&self, entry: Entry) -> Outcome {
-        self.proposer.submit(entry, WRITE_DEADLINE).await?
+        self.proposer.submit(&entry, WRITE_DEADLINE).await?
     }
 
     async fn read_barrier(&self) -> Result<(), ApiError> {
-        self.proposer.read_barrier(READ_DEADLINE).await.map(|_| ())
+        self.proposer.read_index(READ_DEADLINE).await.map(|_| ())
     }
 
     async fn logs(&self, task: TaskId, query: LogQuery) -> Result<mpsc::Receiver<LogFrame>, ApiError> {

@@ -40,7 +40,7 @@ pub(super) async fn found(
     while log.state().borrow().cluster.is_none() {
         if log.status().borrow().is_leader() {
             let entry = Entry { request, at: clock.now(), command: command.clone() };
-            match log.propose(entry).await {
+            match log.propose(&entry).await {
                 Ok(Ok(_)) => info!(cluster = %identity.cluster, "cluster founded"),
                 Ok(Err(refusal)) => warn!(%refusal, "the founding of the cluster was refused"),
                 Err(err) => warn!(%err, "the cluster is not founded yet"),

@@ -1,15 +1,18 @@
 //! `agent join TOKEN`: enters a cluster.
 
+use std::sync::Arc;
+
 use clap::Args;
 use kawanan_api::RaftId;
 use kawanan_logic::join_token::JoinToken;
 use rand::Rng;
 
 use super::{Failure, client_runtime, run, systemd};
+use crate::clock::SystemClock;
 use crate::config::Settings;
 use crate::data_dir::EntryRecord;
 use crate::facts::facts;
-use crate::identity::join::{Admitted, JoinRequest, Newcomer, join};
+use crate::identity::join::{Application, JoinError, JoinRequest, TokenSecret, Welcome, join};
 use crate::identity::{Identity, IdentityStore};
 
 /// Enter a cluster with a join token.
@@ -43,22 +46,23 @@ impl Join {
         let store = IdentityStore::in_data_directory(&self.settings.data_dir);
         let key = store.key().map_err(|err| failed(&err))?;
         let raft = RaftId(rand::rng().random_range(1..=u64::MAX));
-        let request = JoinRequest::Join(Newcomer {
+        let request = JoinRequest::Join(Box::new(Application {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             token: token.token,
-            secret: token.secret,
+            secret: TokenSecret(token.secret),
             signing_request: key.signing_request().map_err(|err| failed(&err))?,
-            raft,
+            raft_id: raft,
             name: name.clone(),
             labels,
             facts: facts(advertised, Some(&engine)),
-        });
-        let admitted = client_runtime()?
-            .block_on(join(&token.seeds, token.authority_digest, &request))
+        }));
+        let welcome = client_runtime()?
+            .block_on(join(&token.seeds, token.authority_digest, &request, Arc::new(SystemClock)))
             .map_err(|err| join_failure(&err))?;
-        let Admitted { cluster, node, chain, authorities, members } = admitted;
+        let Welcome { certificate, authorities, cluster, node, members } = welcome;
         let entry = EntryRecord { founder: false, labels: Default::default(), members };
         entry.save(&self.settings.data_dir).map_err(|err| failed(&err))?;
-        let identity = Identity { cluster, node, raft, name, key, chain, authorities };
+        let identity = Identity { cluster, node, raft, name, key, chain: vec![certificate], authorities };
         store.save(&identity).map_err(|err| failed(&err))?;
 
         if systemd::takes_over(&self.settings) && !self.foreground {
@@ -69,9 +73,9 @@ impl Join {
     }
 }
 
-fn join_failure(err: &crate::identity::join::JoinError) -> Failure {
+fn join_failure(err: &JoinError) -> Failure {
     match err {
-        crate::identity::join::JoinError::Refused(refusal) => Failure::from(refusal.clone()),
+        JoinError::Refused(refusal) => Failure::from(refusal.clone()),
         other => Failure::new(format!("this machine did not join: {other}")),
     }
 }

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::{Answer, Request};
 use crate::admission::Admission;
-use crate::consensus::Proposer;
+use crate::consensus::{ClusterLog, answer_propose, answer_read_index};
 use crate::transport::{Call, JoinCall, SharedLinks};
 
 /// Requests in work at a time; more wait in the transport's bounded queue.
@@ -29,7 +29,7 @@ const PROBE_DEADLINE: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct PeerService {
     pub links: SharedLinks,
-    pub proposer: Proposer,
+    pub log: ClusterLog,
     pub admission: Arc<Admission>,
 }
 
@@ -88,8 +88,8 @@ impl PeerService {
         match request {
             Request::Ping => Answer::Pong,
             Request::Probe { target } => Answer::Probed { reachable: self.reaches(target).await },
-            Request::Propose(entry) => self.proposer.answer_propose(*entry).await,
-            Request::ReadIndex => self.proposer.answer_read_index().await,
+            Request::Propose(entry) => answer_propose(&self.log, &entry).await,
+            Request::ReadIndex => answer_read_index(&self.log).await,
             Request::Join { request } => self.admission.decide(request).await,
             Request::HoldAuthorityKey { key } => self.admission.hold_authority_key(from, &key),
         }
