@@ -1,14 +1,14 @@
 //! THE WIRING: builds every part of the daemon, starts every owner, stops them in order. The only file that knows all
-//! rooms. What it wires on the inside is [`crate::core`], which simulation shares.
+//! rooms. What decides and acts is wired in [`crate::core`], which simulation shares.
 //!
-//! Start: identity, log, links, core, gossip, doors (peers, API). Stop (SIGTERM, SIGINT): API first, then leadership is
-//! handed over, then the links close; within [`STOP_DEADLINE`]. Containers and the port proxy are never stopped here.
+//! Start: identity, log, links, gossip, node, leader's duties, then the doors (peers, API). Stop (SIGTERM, SIGINT): the
+//! API first, then leadership is handed over, then the links close; within [`STOP_DEADLINE`]. Containers and the port
+//! proxy are never stopped here.
 
 mod backend;
 mod founding;
 mod start_error;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,45 +23,56 @@ use tracing::{info, warn};
 use crate::admission::Admission;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Settings;
+use crate::consensus::{self, ConsensusConfig, persist};
 use crate::containers::docker::Docker;
 use crate::containers::{ContainerRuntime, SharedRuntime};
-use crate::core::{Core, Edges};
+use crate::core::{self, LogEdges, LogPart};
 use crate::data_dir::{EntryRecord, next_generation};
-use crate::directory::{Directory, directory};
+use crate::directory::{DirectoryKeeper, directory};
 use crate::gossip::{self, GossipConfig, GossipHandle, keys};
+use crate::http::{self, Api, ApiSocket};
 use crate::identity::{Identity, IdentityStore};
-use crate::log_store::{DirectoryLock, RedbStore};
+use crate::log_store::{self, DirectoryLock, LogStore, RedbStore};
+use crate::network::table::ProxyFiles;
+use crate::network::{self};
+use crate::node::{self, NodeHandle};
 use crate::peer::serve::PeerService;
 use crate::random::{SharedRandom, SystemRandom};
 use crate::transport::quic::Quic;
-use crate::transport::{Inbound, SharedLinks};
+use crate::transport::{Inbound, SharedLinks, StreamCall};
 use crate::vitals::{self, Vital};
-use crate::{certificates, facts, http, network};
+use crate::{certificates, facts};
 
+use backend::AgentBackend;
 pub use start_error::StartError;
 
-/// Longest way from a signal to the end of the process.
-const STOP_DEADLINE: Duration = Duration::from_secs(4);
+/// Longest way from a signal to the end of the process: the contract says 5 s.
+const STOP_DEADLINE: Duration = Duration::from_millis(4500);
 /// Time for the engine to say what it is at start; without an answer the node starts all the same.
-const ENGINE_DEADLINE: Duration = Duration::from_secs(3);
+const ENGINE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The running daemon.
 pub struct Agent {
-    core: Core,
+    part: LogPart,
     quic: Arc<Quic>,
     tasks: JoinSet<()>,
-    stop: Stop,
-    ready: watch::Receiver<bool>,
+    /// Turning it true ends the API.
+    stop_api: watch::Sender<bool>,
+    left: watch::Receiver<bool>,
+    signals: Signals,
     // Held for as long as the process uses the data directory.
     _lock: DirectoryLock,
 }
 
-/// Ways for the daemon to be told to stop.
-struct Stop {
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    left: watch::Receiver<bool>,
 }
+
+/// A part of the daemon ended that must not.
+#[derive(Debug, thiserror::Error)]
+#[error("a part of the agent ended unexpectedly: {0}; see the log above")]
+pub struct PartEnded(String);
 
 impl Agent {
     /// Builds and starts everything. Returns before the node is part of its cluster; see [`Agent::until_ready`].
@@ -71,7 +82,11 @@ impl Agent {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let clock: SharedClock = Arc::new(SystemClock);
         let random: SharedRandom = Arc::new(SystemRandom);
+        let signals = Signals::listen()?;
         std::fs::create_dir_all(&settings.run_dir).map_err(|err| StartError::run_dir(&settings.run_dir, err))?;
+        if !settings.data_dir.is_dir() {
+            return Err(StartError::NoDataDir(settings.data_dir));
+        }
         let lock = DirectoryLock::take(&settings.data_dir)?;
         let store = IdentityStore::in_data_directory(&settings.data_dir);
         let entry = EntryRecord::load(&settings.data_dir)?;
@@ -79,29 +94,170 @@ impl Agent {
         let advertised = settings.advertised()?;
         info!(node = %identity.node, name = identity.name, cluster = %identity.cluster, "agent starts");
 
+        // Everything below runs on these; the order is the order of need.
+        let mut tasks = JoinSet::new();
         let (directory, keeper) = directory(entry.hints());
         let gate = Arc::new(directory.clone());
-        let (quic, inbound) = Quic::bind(settings.listen, &identity, gate, directory.addresses())?;
+        let (quic, inbound) = Quic::bind(settings.listen, &identity, gate, directory.addresses(), &clock)?;
         let links: SharedLinks = Arc::clone(&quic) as SharedLinks;
-        let Inbound { raft, gossip, calls, streams, joins } = inbound;
+        let Inbound { raft, gossip: gossip_inbound, calls, streams, joins } = inbound;
+        let part = core::open_log(LogEdges {
+            config: ConsensusConfig::new(identity.node, identity.raft),
+            disk: open_disk(&settings, &identity, entry.founder)?,
+            links: Arc::clone(&links),
+            raft_inbound: raft,
+            hints: entry.members.iter().map(|(node, raft, _)| (*raft, *node)).collect(),
+            clock: Arc::clone(&clock),
+            random: Arc::clone(&random),
+        })?;
 
         let engine: SharedRuntime = Arc::new(Docker::connect(&settings.docker_endpoint())?);
         let engine_info = timeout(ENGINE_DEADLINE, engine.info()).await.ok().and_then(Result::ok);
-        let (facts_seen, facts_wanted) = watch::channel(facts::facts(advertised, engine_info.as_ref()));
+        let facts = facts::facts(advertised, engine_info.as_ref());
 
-        let (gossip, gossip_task) = gossip::spawn(
-            GossipConfig {
-                cluster: identity.cluster,
-                node: identity.node,
-                generation: next_generation(&settings.data_dir, clock.now())?,
-                seeds: directory.members().borrow().keys().copied().filter(|node| *node != identity.node).collect(),
-                interval: GossipConfig::interval_for(directory.members().borrow().len()),
-                facts: vec![(keys::ADDRESS.to_owned(), advertised.to_string())],
-            },
-            Arc::clone(&links),
-            gossip,
-        );
-        let _ = (gossip_task, gossip, raft, calls, streams, joins, facts_seen, facts_wanted, keeper);
-        todo!()
+        let known = part.state().borrow().clone();
+        let gossip = start_gossip(&settings, &identity, &entry, &known, advertised, &links, gossip_inbound, &clock)?;
+        tasks.spawn(keeper_run(keeper, &part, &gossip));
+
+        let admission = Arc::new(Admission {
+            me: identity.node,
+            store: store.clone(),
+            consensus: part.log.clone(),
+            links: Arc::clone(&links),
+            clock: Arc::clone(&clock),
+            random: Arc::clone(&random),
+        });
+        let (ports, ports_task) = network::ports::spawn(ProxyFiles::new(&settings.run_dir));
+        tasks.spawn(supervised("ports", ports_task));
+        let node = start_node(&identity, &part, engine, ports, &gossip, &mut tasks);
+        part.start_leading(&mut tasks, gossip.liveness(), Arc::clone(&admission) as _);
+        if entry.founder && known.cluster.is_none() {
+            let (log, identity) = (part.log.clone(), identity.clone());
+            tasks.spawn(founding::found(log, identity, entry.labels, facts.clone(), clock.clone(), random.clone()));
+        }
+        start_housekeeping(&part, &identity, facts, &node, &admission, &quic, &mut tasks);
+
+        let peers = PeerService { links: Arc::clone(&links), log: part.log.clone(), admission };
+        tasks.spawn(peers.run(calls, joins));
+        tasks.spawn(serve_streams(node.clone(), streams));
+        let (left_sender, left) = watch::channel(false);
+        let backend = AgentBackend::new(&identity, &part, &gossip, &node, left_sender);
+        let (stop_api, stopping) = watch::channel(false);
+        let socket = ApiSocket::bind(&settings.api_socket())?;
+        let api = Api::new(Arc::new(backend), clock, random, stopping);
+        tasks.spawn(http::serve(socket, api));
+        tasks.spawn(vitals::feed_watchdog(vitals_of(&part, &gossip, &node)));
+        Ok(Self { part, quic, tasks, stop_api, left, signals, _lock: lock })
     }
+
+    /// Waits until this node is in the node table it holds itself, and a leader is known.
+    pub async fn until_ready(&self) {
+        let me = self.part.me;
+        let mut state = self.part.state();
+        let mut status = self.part.log.status();
+        let listed = state.wait_for(|state| state.nodes.contains_key(&me)).await.is_ok();
+        let led = status.wait_for(|status| status.leader.is_some()).await.is_ok();
+        if listed && led {
+            info!("this node is ready");
+            vitals::notify_ready("ready");
+        }
+    }
+
+    /// Runs until a signal, a goodbye, or the end of a part that must not end; then stops in order.
+    ///
+    /// # Errors
+    /// When a part ended unexpectedly.
+    pub async fn until_stopped(mut self) -> Result<(), PartEnded> {
+        let mut left = self.left.clone();
+        let reason = tokio::select! {
+            biased;
+            _ = self.signals.terminate.recv() => Ok("SIGTERM"),
+            _ = self.signals.interrupt.recv() => Ok("SIGINT"),
+            _ = left.wait_for(|left| *left) => Ok("this node left its cluster"),
+            ended = first_failure(&mut self.tasks) => Err(ended),
+        };
+        match &reason {
+            Ok(reason) => info!(reason, "agent stops; containers go on"),
+            Err(ended) => warn!(%ended, "agent stops; containers go on"),
+        }
+        vitals::notify_stopping();
+        if timeout(STOP_DEADLINE, self.stop()).await.is_err() {
+            warn!("the agent did not stop in order within its time and ends now");
+        }
+        reason.map(|_| ())
+    }
+
+    async fn stop(&mut self) {
+        self.stop_api.send_replace(true);
+        self.part.log.shutdown().await;
+        self.quic.close().await;
+        self.tasks.shutdown().await;
+    }
+}
+
+impl Signals {
+    fn listen() -> Result<Self, StartError> {
+        let listen = |kind| signal(kind).map_err(StartError::Signals);
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+}
+
+/// The identity on disk, with a certificate that is good today.
+async fn current_identity(
+    store: &IdentityStore,
+    entry: &EntryRecord,
+    clock: &SharedClock,
+) -> Result<Identity, StartError> {
+    let identity = store.load()?.ok_or(StartError::NoCluster)?;
+    if !certificates::is_expired(&identity, clock.now()) {
+        return Ok(identity);
+    }
+    let seeds: Vec<_> = entry.members.iter().map(|(_, _, address)| *address).collect();
+    certificates::renew_expired(store, &identity, &seeds, Arc::clone(clock)).await.map_err(StartError::Expired)
+}
+
+/// Opens the log's file, founding the log on the founder's first start.
+fn open_disk(settings: &Settings, identity: &Identity, founder: bool) -> Result<persist::Setup, StartError> {
+    let mut disk = RedbStore::open(&settings.data_dir.join(log_store::FILE_NAME))?;
+    let never_used = {
+        let persisted = disk.load(identity.raft)?;
+        persisted.snapshot.is_none() && persisted.entries.is_empty()
+    };
+    if founder && never_used {
+        consensus::found::<ClusterState>(&mut disk, identity.raft)?;
+    }
+    Ok(persist::Setup::on_thread(disk))
+}
+
+#[expect(clippy::too_many_arguments, reason = "the wiring hands every part what it needs, by name")]
+fn start_gossip(
+    settings: &Settings,
+    identity: &Identity,
+    entry: &EntryRecord,
+    known: &ClusterState,
+    advertised: std::net::SocketAddr,
+    links: &SharedLinks,
+    inbound: tokio::sync::mpsc::Receiver<(kawanan_api::NodeId, bytes::Bytes)>,
+    clock: &SharedClock,
+) -> Result<GossipHandle, StartError> {
+    let seeds: std::collections::BTreeSet<_> =
+        known.nodes.keys().copied().chain(entry.members.iter().map(|(node, _, _)| *node)).collect();
+    let config = GossipConfig {
+        cluster: identity.cluster,
+        node: identity.node,
+        generation: next_generation(&settings.data_dir, clock.now())?,
+        interval: GossipConfig::interval_for(seeds.len()),
+        seeds: seeds.into_iter().filter(|node| *node != identity.node).collect(),
+        facts: vec![(keys::ADDRESS.to_owned(), advertised.to_string())],
+    };
+    let (handle, _task) = gossip::spawn(config, Arc::clone(links), inbound);
+    Ok(handle)
+}
+
+fn keeper_run(
+    keeper: DirectoryKeeper,
+    part: &LogPart,
+    gossip: &GossipHandle,
+) -> impl Future<Output = ()> + Send + 'static {
+    keeper.run(part.state(), gossip.liveness())
 }
