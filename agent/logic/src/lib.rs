@@ -6,8 +6,10 @@
 
 pub mod codec;
 pub mod command;
+pub mod converge;
 pub mod invariants;
 pub mod join_token;
+pub mod membership;
 pub mod observation;
 pub mod place;
 pub mod reconcile;
