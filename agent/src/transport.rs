@@ -33,6 +33,7 @@ mod limits;
 mod peer_link;
 mod quic;
 mod serve;
+pub mod simulated;
 mod stream_kind;
 
 pub use credentials::CredentialsError;

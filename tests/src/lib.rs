@@ -1,1 +1,3 @@
+//! Tests that are larger than one package: the lab.
 
+pub mod lab;

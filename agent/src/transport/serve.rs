@@ -21,11 +21,11 @@ use super::{Call, Gate, Inbound, JoinCall, StreamCall, codes, limits};
 /// The sending ends of [`Inbound`].
 pub(super) struct Intake {
     gate: Arc<dyn Gate>,
-    raft: mpsc::Sender<(NodeId, Bytes)>,
-    gossip: mpsc::Sender<(NodeId, Bytes)>,
-    calls: mpsc::Sender<Call>,
-    streams: mpsc::Sender<StreamCall>,
-    joins: mpsc::Sender<JoinCall>,
+    pub(super) raft: mpsc::Sender<(NodeId, Bytes)>,
+    pub(super) gossip: mpsc::Sender<(NodeId, Bytes)>,
+    pub(super) calls: mpsc::Sender<Call>,
+    pub(super) streams: mpsc::Sender<StreamCall>,
+    pub(super) joins: mpsc::Sender<JoinCall>,
 }
 
 pub(super) fn intake(gate: Arc<dyn Gate>) -> (Arc<Intake>, Inbound) {
