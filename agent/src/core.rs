@@ -48,18 +48,20 @@ pub struct LogPart {
 ///
 /// # Errors
 /// When the log cannot be used.
-pub fn open_log(edges: LogEdges) -> Result<LogPart, consensus::StartError> {
+pub fn open_log(edges: LogEdges) -> Result<(LogPart, consensus::Running), consensus::StartError> {
     let me = edges.config.node;
     let surroundings =
         Surroundings { links: Arc::clone(&edges.links), inbound: edges.raft_inbound, hints: edges.hints };
-    let log: ClusterLog = consensus::start(edges.config, edges.disk, surroundings)?;
+    let (log, running): (ClusterLog, _) = consensus::start(edges.config, edges.disk, surroundings)?;
     let proposer = Proposer::new(log.clone(), Arc::clone(&edges.links), Arc::clone(&edges.random), me);
     let submitter = Submitter {
         proposer: proposer.clone(),
         clock: Arc::clone(&edges.clock),
         random: Arc::clone(&edges.random),
     };
-    Ok(LogPart { me, log, proposer, submitter, links: edges.links, clock: edges.clock, random: edges.random })
+    let part =
+        LogPart { me, log, proposer, submitter, links: edges.links, clock: edges.clock, random: edges.random };
+    Ok((part, running))
 }
 
 impl LogPart {

@@ -81,9 +81,9 @@ pub async fn run(parts: LeaderParts) {
         duties.spawn(controller::run(parts.clone()));
         duties.spawn(failures::run(parts.clone()));
         duties.spawn(voters::run(parts.clone()));
-        let lost = status.wait_for(|status| !status.is_leader() || status.term != term).await;
+        let log_goes_on = status.wait_for(|status| !status.is_leader() || status.term != term).await.is_ok();
         duties.shutdown().await;
-        if lost.is_err() {
+        if !log_goes_on {
             return;
         }
         info!(term, "this node leads no more");

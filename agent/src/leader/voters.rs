@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use kawanan_api::{NodeId, RaftId};
 use kawanan_logic::codec;
-use kawanan_logic::membership::{MemberHealth, MemberStep, next_step};
+use kawanan_logic::membership::{MemberHealth, MemberStep, RaftConf, next_step};
 use kawanan_logic::state::NodeStatus;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::LeaderParts;
+use crate::consensus::{self, ChangeError, ConsensusStatus};
 use crate::gossip::PeerState;
 use crate::peer::{Answer, Request};
 
@@ -21,6 +22,8 @@ use crate::peer::{Answer, Request};
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Pause after a step that failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// Entries that a node may be behind and still vote; Nomad's autopilot takes the same figure (`max_trailing_logs`).
+const BEHIND_MAX: u64 = 250;
 /// Time to hand over the authority's key.
 const KEY_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -58,11 +61,25 @@ fn decide(parts: &LeaderParts, leading_since: Instant) -> Option<MemberStep> {
             let alive = node.id == parts.me
                 || (node.status == NodeStatus::Ready && peer.is_some_and(|peer| peer.state == PeerState::Alive));
             let since = peer.map_or(leading_since, |peer| peer.since);
-            let health = MemberHealth { alive, caught_up: status.is_caught_up(node.raft_id), stable_for: since.elapsed() };
+            let caught_up = node.id == parts.me || is_caught_up(&status, node.raft_id);
+            let health = MemberHealth { alive, caught_up, stable_for: since.elapsed() };
             (node.raft_id, health)
         })
         .collect();
-    next_step(&state, &status.members, &health, leader)
+    let conf = RaftConf {
+        voters: status.members.voters.clone(),
+        voters_outgoing: status.members.outgoing.clone(),
+        learners: status.members.learners.union(&status.members.learners_next).copied().collect(),
+    };
+    next_step(&state, &conf, &health, leader)
+}
+
+/// Whether a member holds nearly all of the log: at most [`BEHIND_MAX`] entries are missing.
+fn is_caught_up(status: &ConsensusStatus, member: RaftId) -> bool {
+    status
+        .progress
+        .get(&member)
+        .is_some_and(|progress| progress.active && progress.matched.0 + BEHIND_MAX >= status.committed.0)
 }
 
 async fn carry_out(parts: &LeaderParts, step: &MemberStep) -> bool {
@@ -74,13 +91,24 @@ async fn carry_out(parts: &LeaderParts, step: &MemberStep) -> bool {
         }
     }
     info!(?step, "changing the members of the log");
-    match parts.consensus.change_members(step.clone()).await {
+    match change(parts, step).await {
         Ok(()) => true,
         Err(err) => {
             warn!(%err, ?step, "the members of the log could not be changed");
             false
         }
     }
+}
+
+async fn change(parts: &LeaderParts, step: &MemberStep) -> Result<(), ChangeError> {
+    let step = match step.clone() {
+        MemberStep::AddLearner(member) => consensus::MemberStep::AddLearner(member),
+        MemberStep::RemoveMember(member) => consensus::MemberStep::RemoveMember(member),
+        MemberStep::SetVoters { add, remove } => consensus::MemberStep::SetVoters { add, remove },
+        MemberStep::LeaveJoint => consensus::MemberStep::LeaveJoint,
+        MemberStep::TransferLeadership(to) => return parts.consensus.transfer_leadership(to).await,
+    };
+    parts.consensus.change_members(step).await
 }
 
 async fn hand_over_key(parts: &LeaderParts, raft_id: RaftId) -> bool {
