@@ -2,7 +2,9 @@
 //! in `docs/architecture.md`. Only the wiring (`agent.rs`) knows all of them.
 
 pub mod clock;
+pub mod consensus;
 pub mod containers;
+pub mod log_store;
 pub mod peer;
 pub mod random;
 pub mod transport;
