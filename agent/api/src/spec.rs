@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use constraint::{Constraint, ConstraintKey, Operator, ParseConstraintError};
 pub use port::{ParsePortError, PortMode, PortSpec, Protocol};
-pub use validate::{ValidSpec, check_label_key, check_name};
+pub use validate::{REPLICAS_MAX, ValidSpec, check_label_key, check_name};
 
 use crate::duration::Span;
 use crate::quantity::{Bytes, MilliCpus};

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use node::{Availability, Node, NodeFacts, NodeStatus, Platform};
 pub use request::{Outcome, RequestTable};
 pub use service::{Rollout, Service};
-pub use task::{Desired, Task, TaskState};
+pub use task::{Desired, Seat, Task, TaskState};
 pub use token::Token;
 
 /// The replicated state. Cheap to clone: objects are shared.
@@ -70,6 +70,18 @@ impl ClusterState {
             .get(&task.service)?
             .revisions
             .get(&task.spec_revision)
+    }
+
+    /// Whether a node is known and counted on; an unknown one is not.
+    pub fn node_is_ready(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|node| node.is_ready())
+    }
+
+    /// A node's name for people, or its id once it is forgotten.
+    pub fn node_name(&self, node: NodeId) -> String {
+        self.nodes
+            .get(&node)
+            .map_or_else(|| node.short(), |node| node.name.clone())
     }
 
     /// A service that is not being removed, by its name.

@@ -9,7 +9,7 @@ use crate::errors::ApiError;
 /// Longest name of a service: what fits a DNS label (RFC 1035, 2.3.4).
 const NAME_LENGTH_MAX: usize = 63;
 /// Most replicas of one service; far past what 50 nodes can run.
-const REPLICAS_MAX: u32 = 10_000;
+pub const REPLICAS_MAX: u32 = 10_000;
 /// Longest spec as JSON: one log entry stays small beside Raft's 1 MiB message.
 const SPEC_BYTES_MAX: usize = 256 * 1024;
 /// Least memory that Docker accepts as a limit (6 MiB, moby `daemon/daemon_unix.go`).

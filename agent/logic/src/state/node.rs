@@ -69,3 +69,10 @@ pub enum NodeStatus {
     /// Said goodbye with `agent leave`. It stays listed until it is removed.
     Left,
 }
+
+impl Node {
+    /// Whether the leader counts on it to run what it was given.
+    pub fn is_ready(&self) -> bool {
+        self.status == NodeStatus::Ready
+    }
+}

@@ -27,12 +27,32 @@ pub enum Rollout {
     /// Every task is to run the current revision; nothing is being replaced.
     Steady,
     /// Tasks are being replaced one batch after the other.
-    Updating { started_at: Timestamp },
+    Updating {
+        started_at: Timestamp,
+        /// The revision that began it. Tasks of this one and later ones were made by this rollout; a revision that
+        /// only scales or relabels goes on with it.
+        since: Revision,
+    },
     /// Too many new tasks failed. Old tasks go on; a new revision starts again.
     Paused { at: Timestamp, reason: String },
 }
 
 impl Service {
+    /// Whether it is meant to run: not removed.
+    pub fn is_live(&self) -> bool {
+        self.removed_at.is_none()
+    }
+
+    /// Whether a task of this revision counts as up to date: nothing that makes a container differs from the current
+    /// spec. A scaled or relabelled service has a new revision, but the same tasks.
+    pub fn is_current(&self, task_revision: Revision) -> bool {
+        task_revision == self.spec_revision
+            || self
+                .revisions
+                .get(&task_revision)
+                .is_some_and(|spec| spec.same_task_as(self.spec()))
+    }
+
     /// The spec that should run.
     ///
     /// # Panics

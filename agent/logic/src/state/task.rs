@@ -31,6 +31,13 @@ pub struct Task {
     pub not_before: Timestamp,
 }
 
+/// The place that a task fills: a numbered slot, or, for a global service, its node. Tasks follow one another in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Seat {
+    Slot(Slot),
+    Node(NodeId),
+}
+
 /// What the leader wants of a task. Only moves forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Desired {
@@ -71,6 +78,11 @@ impl TaskState {
 }
 
 impl Task {
+    /// Which seat of its service it fills.
+    pub fn seat(&self) -> Seat {
+        self.slot.map_or(Seat::Node(self.node), Seat::Slot)
+    }
+
     /// Whether it is meant to run and still may.
     pub fn is_live(&self) -> bool {
         self.desired == Desired::Running && !self.state.is_final()
