@@ -2,8 +2,10 @@
 //! in `docs/architecture.md`. Only the wiring (`agent.rs`) knows all of them.
 
 pub mod admission;
+pub mod agent;
 pub mod certificates;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod consensus;
 pub mod containers;
@@ -17,6 +19,7 @@ pub mod identity;
 pub mod leader;
 pub mod log_store;
 pub mod network;
+pub mod node;
 pub mod peer;
 pub mod random;
 pub mod submit;

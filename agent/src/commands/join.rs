@@ -57,7 +57,7 @@ impl Join {
             facts: facts(advertised, Some(&engine)),
         }));
         let welcome = client_runtime()?
-            .block_on(join(&token.seeds, token.authority_digest, &request, Arc::new(SystemClock)))
+            .block_on(join(token.seeds(), token.authority_digest, &request, Arc::new(SystemClock)))
             .map_err(|err| join_failure(&err))?;
         let Welcome { certificate, authorities, cluster, node, members } = welcome;
         let entry = EntryRecord { founder: false, labels: Default::default(), members };
