@@ -65,7 +65,7 @@ stand_in() {
 case \$1 in
 --version) echo "$program $2" ;;
 completion) echo "# $program for \$2" ;;
-init | join) mkdir -p /var/lib/kawanan/identity && echo "\$1 \${2:-}" >/var/lib/kawanan/identity/cluster.json ;;
+init | join) mkdir -p /var/lib/kawanan/identity && echo "\$1 \${2:-} \$AGENT_ADVERTISE" >/var/lib/kawanan/identity/cluster.json ;;
 *) exit 2 ;;
 esac
 TEXT
@@ -101,6 +101,7 @@ a_machine_that_is_not_fit_is_refused() {
     refuses "nothing to install" "not a checkout" --no-systemd
     refuses "an unknown option" "unknown option" --frobnicate
     refuses "a missing value" "needs a value" --binary-dir
+    refuses "an address that is none" "is not an address" --advertise 'a;b'
     refuses "founding and joining at once" "exclude each other" --init --join x
     refuses "an empty standard input" "no token" --no-systemd --join - </dev/null
 
@@ -154,8 +155,11 @@ running_again_upgrades_and_keeps_settings() {
 }
 
 uninstalling_keeps_what_is_not_replaceable() {
-    check "join" install_sh --no-systemd --no-docker --binary-dir /kawanan/older --join TOKEN
-    check "the token reached the agent" grep -q "join TOKEN" "$root/var/lib/kawanan/identity/cluster.json"
+    check "join" install_sh --no-systemd --no-docker --binary-dir /kawanan/older --join TOKEN \
+        --advertise 10.0.0.5
+    check "token and address reached the agent" \
+        grep -q "join TOKEN 10.0.0.5" "$root/var/lib/kawanan/identity/cluster.json"
+    check "the address is kept for the service" grep -qx AGENT_ADVERTISE=10.0.0.5 "$root/etc/kawanan/agent.env"
     check "joining twice changes nothing" install_sh --no-systemd --no-docker --binary-dir /kawanan/older --join OTHER
     check "the first token counts" grep -q "join TOKEN" "$root/var/lib/kawanan/identity/cluster.json"
 

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{NodeView, RolloutView, TaskView};
+use crate::duration::Span;
 use crate::ids::{Revision, ServiceId};
 use crate::time::Timestamp;
 
@@ -12,6 +13,8 @@ use crate::time::Timestamp;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProgressEvent {
     pub at: Timestamp,
+    /// Last entry of the service log that this picture contains.
+    pub applied: Revision,
     pub service: ServiceId,
     pub name: String,
     /// The revision that should run.
@@ -23,6 +26,10 @@ pub struct ProgressEvent {
     /// Tasks of the wanted revision that ended well and are not to run again.
     pub complete: u32,
     pub rollout: RolloutView,
+    /// How long a new task must run before it counts as good.
+    pub monitor: Span,
+    /// Failures of new tasks that are too many.
+    pub max_failures: u32,
     pub seats: Vec<SeatView>,
     /// Tasks that still have to go: surplus ones, and ones of older revisions.
     pub leaving: u32,
@@ -59,6 +66,8 @@ pub struct SeatView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrainEvent {
     pub at: Timestamp,
+    /// Last entry of the service log that this picture contains.
+    pub applied: Revision,
     pub node: NodeView,
     /// Tasks whose containers are not stopped yet, except those that run there by choice (global services while the
     /// node takes tasks).

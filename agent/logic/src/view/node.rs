@@ -58,6 +58,7 @@ impl View<'_> {
             .collect();
         Ok(DrainEvent {
             at: self.outlook.now,
+            applied: self.state.revision,
             node: self.node_row(node),
             remaining,
             waiting,

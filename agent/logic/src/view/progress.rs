@@ -36,6 +36,7 @@ impl View<'_> {
                 .any(|pending| pending.service == id);
         Ok(ProgressEvent {
             at: self.outlook.now,
+            applied: self.state.revision,
             service: id,
             name: service.spec().name.clone(),
             revision: service.spec_revision,
@@ -43,6 +44,8 @@ impl View<'_> {
             running,
             complete,
             rollout,
+            monitor: service.spec().update.monitor,
+            max_failures: service.spec().update.max_failures,
             seats,
             leaving,
             converged: settled && running.saturating_add(complete) == wanted,
