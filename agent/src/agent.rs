@@ -90,6 +90,7 @@ impl Agent {
         let lock = DirectoryLock::take(&settings.data_dir)?;
         let store = IdentityStore::in_data_directory(&settings.data_dir);
         let entry = EntryRecord::load(&settings.data_dir)?;
+        let settings = settings.or_kept(&entry.settings);
         let identity = current_identity(&store, &entry, &clock).await?;
         let advertised = settings.advertised()?;
         info!(node = %identity.node, name = identity.name, cluster = %identity.cluster, "agent starts");
@@ -98,7 +99,7 @@ impl Agent {
         let mut tasks = JoinSet::new();
         let (directory, keeper) = directory(entry.hints());
         let gate = Arc::new(directory.clone());
-        let (quic, inbound) = Quic::bind(settings.listen, &identity, gate, directory.addresses(), &clock)?;
+        let (quic, inbound) = Quic::bind(settings.listen(), &identity, gate, directory.addresses(), &clock)?;
         let links: SharedLinks = Arc::clone(&quic) as SharedLinks;
         let Inbound { raft, gossip: gossip_inbound, calls, streams, joins } = inbound;
         let (part, log_running) = core::open_log(LogEdges {

@@ -199,8 +199,8 @@ impl PortsOwner {
     }
 
     async fn start_proxy(&self) -> Result<BufReader<UnixStream>, String> {
-        let program = std::env::current_exe().map_err(|err| format!("this program cannot be found: {err}"))?;
-        let mut child = tokio::process::Command::new(program)
+        // The running image itself: the file may have been replaced by an upgrade meanwhile.
+        let mut child = tokio::process::Command::new("/proc/self/exe")
             .arg("proxy")
             .arg("--dir")
             .arg(self.files.directory())
