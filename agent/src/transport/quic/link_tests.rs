@@ -57,22 +57,18 @@ async fn nodes_that_dial_each_other_at_once_end_up_with_one_connection() {
         .await;
         assert_eq!(heard_by_two, Some((one.id, x)));
         assert_eq!(heard_by_one, Some((two.id, y)));
-        soon("agreement on one connection", async {
+        // A dial that is still under way may change their minds once more.
+        soon("lasting agreement on one connection", async {
             loop {
+                let before = fingerprint(&one, two.id);
+                sleep(Duration::from_millis(30)).await;
                 let (here, there) = (fingerprint(&one, two.id), fingerprint(&two, one.id));
-                if here.is_some() && here == there {
+                if here.is_some() && here == there && here == before {
                     break;
                 }
-                sleep(Duration::from_millis(1)).await;
             }
         })
         .await;
-        // It stays that one.
-        let agreed = fingerprint(&one, two.id);
-        one.quic.send(two.id, Channel::Raft, number(3)).unwrap();
-        soon("the next message", two.inbound.raft.recv()).await;
-        assert_eq!(fingerprint(&one, two.id), agreed);
-        assert_eq!(fingerprint(&two, one.id), agreed);
     }
 }
 
