@@ -126,6 +126,42 @@ a_machine_that_is_not_fit_is_refused() {
     check "a user who is not root is told what to do" says "run: sudo"
 }
 
+# A rustc and a cargo that only pretend, in the home of user $1. The cargo notes who called it and where it "builds".
+pretend_rust() {
+    home=$(inside sh -c "getent passwd $1 | cut -d: -f6" && cat "$cache/output")
+    mkdir -p "$root$home/.cargo/bin"
+    printf '#!/bin/sh\necho "rustc %s (0000000 2026-01-01)"\n' "$2" >"$root$home/.cargo/bin/rustc"
+    cat >"$root$home/.cargo/bin/cargo" <<'TEXT'
+#!/bin/sh
+echo "$(id -un) $HOME $*" >/tmp/cargo-was-here
+mkdir -p /kawanan/target/release && cp /kawanan/older/* /kawanan/target/release/
+TEXT
+    chmod 755 "$root$home/.cargo/bin"/*
+}
+
+a_checkout_is_built_by_who_called() {
+    mkdir -p "$root/kawanan/agent/src"
+    cp "$checkout/Cargo.toml" "$root/kawanan/"
+    needed=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$checkout/Cargo.toml")
+    inside useradd -m builder || fail "cannot make a user"
+    chmod 777 "$root/kawanan"
+    refuses "a checkout without Rust" "sh.rustup.rs" --no-systemd --no-docker
+    pretend_rust root 1.2.3
+    refuses "an old Rust" "Rust 1.2.3 is too old; $needed is needed" --no-systemd --no-docker
+    pretend_rust root "$needed.0"
+    refuses "a missing C compiler" "apt-get install -y gcc" --no-systemd --no-docker
+    printf '#!/bin/sh\n' >"$root/usr/bin/cc" && chmod 755 "$root/usr/bin/cc"
+    check "build as root" install_sh --no-systemd --no-docker
+    check "root built it" grep -q "^root /root build --release --locked" "$root/tmp/cargo-was-here"
+    rm -r "$root/tmp/cargo-was-here" "$root/kawanan/target" "$root/root/.cargo"
+    pretend_rust builder "$needed.0"
+    check "build under sudo" inside env SUDO_USER=builder sh /kawanan/install.sh --no-systemd --no-docker
+    check "who called sudo built it" grep -q "^builder /home/builder build" "$root/tmp/cargo-was-here"
+    check "what was built is installed" version_is 0.1.0
+    check "uninstall" install_sh --uninstall
+    rm -r "$root/kawanan/agent/src" "$root/kawanan/Cargo.toml" "$root/kawanan/target"
+}
+
 installing_puts_everything_in_place() {
     check "install" install_sh --no-systemd --no-docker --binary-dir /kawanan/older
     for file in /usr/bin/agent /usr/bin/kawan /etc/kawanan/agent.env /usr/share/kawanan/install.sh \
@@ -191,6 +227,7 @@ nothing_is_left_behind() {
 
 prepare
 a_machine_that_is_not_fit_is_refused
+a_checkout_is_built_by_who_called
 installing_puts_everything_in_place
 running_again_upgrades_and_keeps_settings
 uninstalling_keeps_what_is_not_replaceable

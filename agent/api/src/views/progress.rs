@@ -60,6 +60,20 @@ pub struct SeatView {
     pub last_error: Option<String>,
     /// Since when the current task runs, if it does.
     pub running_since: Option<Timestamp>,
+    /// What keeps the seat from having a (better) task.
+    pub waits_for: Option<WaitsFor>,
+}
+
+/// What a seat waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitsFor {
+    /// No node fits.
+    Place,
+    /// The last attempt failed; the next one comes after a while.
+    Retry,
+    /// It failed as often as its restart policy allows; nothing comes.
+    Nothing,
 }
 
 /// A line of `GET /v1/nodes/{id}/progress`: what is still there.

@@ -1,9 +1,9 @@
 //! Whether a service has become what was asked for. Pure: events and the time go in, a verdict comes out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use kawanan_api::views::{ProgressEvent, RolloutState, SeatView, TaskState};
+use kawanan_api::views::{ProgressEvent, RolloutState, SeatView, TaskState, WaitsFor};
 use kawanan_api::{Revision, TaskId};
 use tokio::time::Instant;
 
@@ -227,21 +227,22 @@ fn runs(seat: &SeatView) -> bool {
 }
 
 fn waits_for_a_node(seat: &SeatView) -> bool {
-    seat.task.state == TaskState::Pending && seat.task.error.is_some()
+    seat.waits_for == Some(WaitsFor::Place)
 }
 
 /// Something has no place, and nothing else is on its way.
 fn is_unplaced(event: &ProgressEvent) -> bool {
-    let settled = |seat: &SeatView| {
-        waits_for_a_node(seat)
-            || matches!(seat.task.state, TaskState::Running | TaskState::Complete)
+    let moves = |seat: &SeatView| match seat.task.state {
+        _ if waits_for_a_node(seat) => false,
+        TaskState::Pending => true,
+        state => !state.is_final() && state != TaskState::Running,
     };
-    !event.leaderless && event.seats.iter().any(waits_for_a_node) && event.seats.iter().all(settled)
+    !event.leaderless && event.seats.iter().any(waits_for_a_node) && !event.seats.iter().any(moves)
 }
 
 /// A task that ended, with nothing to come after it.
 fn gave_up(seat: &SeatView) -> bool {
-    matches!(seat.task.state, TaskState::Failed | TaskState::Rejected)
+    seat.waits_for == Some(WaitsFor::Nothing)
 }
 
 fn seat_at(seat: &SeatView) -> String {
@@ -259,20 +260,22 @@ fn reason(seat: &SeatView) -> String {
     })
 }
 
-/// The reasons, each once, with how many tasks it holds back.
+/// The reasons, each once, with how many tasks they hold back.
 fn why_unplaced(event: &ProgressEvent) -> String {
-    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-    for seat in event.seats.iter().filter(|seat| waits_for_a_node(seat)) {
-        *reasons
-            .entry(seat.task.error.as_deref().unwrap_or_default())
-            .or_default() += 1;
-    }
-    let count: usize = reasons.values().sum();
-    let whole: Vec<&str> = reasons.keys().copied().collect();
+    let waiting: Vec<&SeatView> = event
+        .seats
+        .iter()
+        .filter(|seat| waits_for_a_node(seat))
+        .collect();
+    let reasons: BTreeSet<&str> = (waiting.iter())
+        .filter_map(|seat| seat.task.error.as_deref().or(seat.task.message.as_deref()))
+        .collect();
+    let reasons: Vec<&str> = reasons.into_iter().collect();
     format!(
-        "{count} of {} tasks cannot be placed: {}",
+        "{} of {} tasks cannot be placed: {}",
+        waiting.len(),
         event.wanted,
-        whole.join("; ")
+        reasons.join("; ")
     )
 }
 
