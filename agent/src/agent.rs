@@ -25,7 +25,7 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::config::Settings;
 use crate::consensus::{self, ConsensusConfig, persist};
 use crate::containers::docker::Docker;
-use crate::containers::{ContainerRuntime, SharedRuntime};
+use crate::containers::SharedRuntime;
 use crate::core::{self, LogEdges, LogPart};
 use crate::data_dir::{EntryRecord, next_generation};
 use crate::directory::{DirectoryKeeper, directory};

@@ -27,7 +27,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
-use kawanan_api::{ApiError, ErrorCode, RequestId, Revision};
 use kawanan_api::{ApiError, ErrorCode, RequestId, Revision, TaskId};
 use kawanan_logic::reconcile::{Plan, reconcile};
 use kawanan_logic::view::{Outlook, View};
