@@ -6,9 +6,13 @@
 
 pub mod codec;
 pub mod command;
+pub mod converge;
 pub mod invariants;
 pub mod join_token;
+pub mod membership;
 pub mod observation;
+pub mod place;
+pub mod reconcile;
 pub mod route;
 pub mod snapshot;
 pub mod state;
@@ -20,4 +24,5 @@ pub use apply::check_level;
 pub use command::{Command, Entry};
 pub use join_token::JoinToken;
 pub use observation::{NodeSeen, Observation};
+pub use reconcile::reconcile;
 pub use state::ClusterState;

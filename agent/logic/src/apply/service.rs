@@ -77,12 +77,15 @@ impl ClusterState {
         }
         self.check_spec_fits(id, spec)?;
         let paused = matches!(service.rollout, Rollout::Paused { .. });
-        let resume = paused || !service.spec().same_task_as(spec);
-        if spec != &**service.spec() {
+        let roll_out = paused || !service.spec().same_task_as(spec);
+        if roll_out || spec != &**service.spec() {
             self.set_spec(index, at, id, spec.clone());
         }
-        if resume && let Some(service) = self.services.get_mut(&id) {
-            Arc::make_mut(service).rollout = Rollout::Updating { started_at: at };
+        if roll_out && let Some(service) = self.services.get_mut(&id) {
+            Arc::make_mut(service).rollout = Rollout::Updating {
+                started_at: at,
+                since: index,
+            };
         }
         Ok(())
     }

@@ -27,7 +27,12 @@ pub enum Rollout {
     /// Every task is to run the current revision; nothing is being replaced.
     Steady,
     /// Tasks are being replaced one batch after the other.
-    Updating { started_at: Timestamp },
+    Updating {
+        started_at: Timestamp,
+        /// The revision that began it. Tasks of this one and later ones were made by this rollout; a revision that
+        /// only scales or relabels goes on with it.
+        since: Revision,
+    },
     /// Too many new tasks failed. Old tasks go on; a new revision starts again.
     Paused { at: Timestamp, reason: String },
 }
