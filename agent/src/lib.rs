@@ -6,6 +6,7 @@ pub mod containers;
 pub mod http;
 pub mod identity;
 pub mod network;
+pub mod node;
 pub mod peer;
 pub mod random;
 pub mod transport;
