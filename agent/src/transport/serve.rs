@@ -21,11 +21,11 @@ use super::{Call, Gate, Inbound, JoinCall, StreamCall, codes, limits};
 /// The sending ends of [`Inbound`].
 pub(super) struct Intake {
     gate: Arc<dyn Gate>,
-    raft: mpsc::Sender<(NodeId, Bytes)>,
-    gossip: mpsc::Sender<(NodeId, Bytes)>,
-    calls: mpsc::Sender<Call>,
-    streams: mpsc::Sender<StreamCall>,
-    joins: mpsc::Sender<JoinCall>,
+    pub(super) raft: mpsc::Sender<(NodeId, Bytes)>,
+    pub(super) gossip: mpsc::Sender<(NodeId, Bytes)>,
+    pub(super) calls: mpsc::Sender<Call>,
+    pub(super) streams: mpsc::Sender<StreamCall>,
+    pub(super) joins: mpsc::Sender<JoinCall>,
 }
 
 pub(super) fn intake(gate: Arc<dyn Gate>) -> (Arc<Intake>, Inbound) {
@@ -338,10 +338,11 @@ async fn answer_joiner(intake: &Intake, connection: &Connection) -> Result<(), V
         answer,
     };
     intake.joins.try_send(call).map_err(|_| codes::BUSY)?;
+    // Not "busy": the joiner would take that for "not carried out".
     let answer = timeout(limits::JOIN_ANSWER_DEADLINE, answered)
         .await
-        .map_err(|_| codes::BUSY)?
-        .map_err(|_| codes::BUSY)?;
+        .map_err(|_| codes::UNANSWERED)?
+        .map_err(|_| codes::UNANSWERED)?;
     write_last(&mut send, &answer).await
 }
 

@@ -99,7 +99,7 @@ pub(super) fn rollout_view(rollout: &Rollout) -> RolloutView {
             at: None,
             reason: None,
         },
-        Rollout::Updating { started_at } => RolloutView {
+        Rollout::Updating { started_at, .. } => RolloutView {
             state: RolloutState::Updating,
             at: Some(*started_at),
             reason: None,

@@ -1,0 +1,75 @@
+//! Waiting for something to become true, instead of sleeping and hoping.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Looks until `look` succeeds, and returns what it returned. An error of `look` means "not yet".
+///
+/// # Errors
+/// When it has not succeeded by the deadline: with `what`, and why not yet.
+pub fn wait_until<T>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let begin = Instant::now();
+    loop {
+        let error = match look() {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if begin.elapsed() >= deadline {
+            return Err(error).context(format!("not within {deadline:?}: {what}"));
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Watches that something stays true for a while: fails as soon as `look` does.
+///
+/// # Errors
+/// The first error of `look`, with `what` and how long it had been true.
+pub fn stays_true(what: &str, span: Duration, mut look: impl FnMut() -> Result<()>) -> Result<()> {
+    let begin = Instant::now();
+    while begin.elapsed() < span {
+        look().with_context(|| format!("only for {:?}: {what}", begin.elapsed()))?;
+        thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::bail;
+
+    #[test]
+    fn a_condition_that_never_holds_names_itself_and_the_last_reason() {
+        let error = wait_until::<()>("pigs fly", Duration::ZERO, || bail!("still on the ground"))
+            .unwrap_err();
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("pigs fly") && text.contains("still on the ground"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_condition_that_holds_later_is_waited_for() {
+        let mut looks = 0;
+        let value = wait_until("third look", Duration::from_secs(5), || {
+            looks += 1;
+            if looks < 3 {
+                bail!("look {looks}")
+            } else {
+                Ok(looks)
+            }
+        });
+        assert_eq!(value.unwrap(), 3);
+    }
+}
