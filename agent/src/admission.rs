@@ -85,15 +85,24 @@ impl Admission {
                 _ => tokio::time::sleep(FORWARD_PAUSE).await,
             }
         }
-        Err(ApiError::new(ErrorCode::NoLeader, "the cluster has no leader right now, so nobody can let a machine in")
-            .with_hint("`agent status` on a member says which voters are missing; then try again"))
+        Err(ApiError::new(
+            ErrorCode::NoLeader,
+            "the cluster has no leader right now, so nobody can let a machine in",
+        )
+        .with_hint("`agent status` on a member says which voters are missing; then try again"))
     }
 
     async fn forward(&self, leader: NodeId, request: &[u8]) -> Answer {
-        let Ok(request) = codec::encode(&Request::Join { request: request.to_vec() }) else {
+        let Ok(request) = codec::encode(&Request::Join {
+            request: request.to_vec(),
+        }) else {
             return Answer::NotLeader { leader: None };
         };
-        match self.links.call(leader, request.into(), FORWARD_DEADLINE).await {
+        match self
+            .links
+            .call(leader, request.into(), FORWARD_DEADLINE)
+            .await
+        {
             Ok(answer) => codec::decode(&answer).unwrap_or(Answer::NotLeader { leader: None }),
             Err(_) => Answer::NotLeader { leader: None },
         }
@@ -102,7 +111,9 @@ impl Admission {
     /// The leader's decision. Safe to repeat: the same machine with the same token is the same member.
     pub async fn decide(&self, request: Vec<u8>) -> Answer {
         if self.consensus.status().borrow().leader != Some(self.me) {
-            return Answer::NotLeader { leader: self.consensus.status().borrow().leader };
+            return Answer::NotLeader {
+                leader: self.consensus.status().borrow().leader,
+            };
         }
         let request = match codec::decode::<JoinRequest>(&request) {
             Ok(request) => request,
@@ -117,7 +128,9 @@ impl Admission {
             JoinRequest::Renew { signing_request } => self.renew(&signing_request),
         };
         match decided {
-            Ok(welcome) => Answer::Joined(encode_answer(&JoinAnswer::Welcome(Box::new(welcome))).to_vec()),
+            Ok(welcome) => {
+                Answer::Joined(encode_answer(&JoinAnswer::Welcome(Box::new(welcome))).to_vec())
+            }
             Err(Undecided::Refused(error)) => {
                 info!(refusal = %error, "a machine was not let in");
                 Answer::Joined(encode_answer(&JoinAnswer::Refused(error)).to_vec())
@@ -142,26 +155,40 @@ impl Admission {
             },
         };
         let request = RequestId::from_bits(self.random.bits());
-        let entry = Entry { request, at: self.clock.now(), command };
+        let entry = Entry {
+            request,
+            at: self.clock.now(),
+            command,
+        };
         match self.consensus.propose(&entry).await {
             Ok(Ok(revision)) => {
                 info!(%node, name, %revision, "a machine entered the cluster");
-                self.certify(&authority, &newcomer.signing_request, revision).await
+                self.certify(&authority, &newcomer.signing_request, revision)
+                    .await
             }
             Ok(Err(refusal)) => Err(Undecided::Refused(refusal)),
             Err(ProposeError::NotLeader { leader }) => Err(Undecided::NotLeader(leader)),
-            Err(err) => Err(Undecided::Refused(ApiError::new(ErrorCode::OutcomeUnknown, err.to_string()))),
+            Err(err) => Err(Undecided::Refused(ApiError::new(
+                ErrorCode::OutcomeUnknown,
+                err.to_string(),
+            ))),
         }
     }
 
     fn renew(&self, signing_request: &[u8]) -> Result<Welcome, Undecided> {
         let node = authority::requesting_node(signing_request).map_err(bad_request)?;
         let state = self.consensus.state().borrow().clone();
-        let member = state.nodes.get(&node).is_some_and(|node| node.status != NodeStatus::Left);
+        let member = state
+            .nodes
+            .get(&node)
+            .is_some_and(|node| node.status != NodeStatus::Left);
         if !member {
             return Err(Undecided::Refused(
-                ApiError::new(ErrorCode::Forbidden, "this machine is not a member of the cluster")
-                    .with_hint("run `agent leave --force` there, then `agent join` with a new token"),
+                ApiError::new(
+                    ErrorCode::Forbidden,
+                    "this machine is not a member of the cluster",
+                )
+                .with_hint("run `agent leave --force` there, then `agent join` with a new token"),
             ));
         }
         self.sign(&self.authority()?, signing_request, &state)
@@ -191,13 +218,18 @@ impl Admission {
         let cluster = state.cluster.as_ref().ok_or(Undecided::NotLeader(None))?;
         let signed = authority.sign_node(signing_request, cluster.id, self.clock.now());
         let (certificate, node) = signed.map_err(bad_request)?;
-        let members = state.nodes.values().filter(|member| member.status != NodeStatus::Left);
+        let members = state
+            .nodes
+            .values()
+            .filter(|member| member.status != NodeStatus::Left);
         Ok(Welcome {
             cluster: cluster.id,
             node,
             certificate,
             authorities: cluster.authorities.clone(),
-            members: members.map(|member| (member.id, member.raft_id, member.facts.address)).collect(),
+            members: members
+                .map(|member| (member.id, member.raft_id, member.facts.address))
+                .collect(),
         })
     }
 
@@ -208,7 +240,9 @@ impl Admission {
         };
         match self.store.authority() {
             Ok(Some(authority)) => Ok(authority),
-            Ok(None) => Err(Undecided::Refused(unusable("it does not hold the authority's key".to_owned()))),
+            Ok(None) => Err(Undecided::Refused(unusable(
+                "it does not hold the authority's key".to_owned(),
+            ))),
             Err(err) => Err(Undecided::Refused(unusable(err.to_string()))),
         }
     }
@@ -217,7 +251,10 @@ impl Admission {
     pub fn hold_authority_key(&self, from: NodeId, key: &[u8]) -> Answer {
         if self.consensus.status().borrow().leader != Some(from) {
             warn!(%from, "a node that does not lead sent an authority key; it is ignored");
-            return Answer::Failed(ApiError::new(ErrorCode::Forbidden, "only the leader hands over the authority's key"));
+            return Answer::Failed(ApiError::new(
+                ErrorCode::Forbidden,
+                "only the leader hands over the authority's key",
+            ));
         }
         match self.store.save_authority_key(key) {
             Ok(()) => Answer::Done,
@@ -240,7 +277,9 @@ enum Undecided {
 }
 
 fn bad_request(err: crate::identity::AuthorityError) -> Undecided {
-    Undecided::Refused(ApiError::invalid(format!("the machine's signing request is refused: {err}")))
+    Undecided::Refused(ApiError::invalid(format!(
+        "the machine's signing request is refused: {err}"
+    )))
 }
 
 fn encode_answer(answer: &JoinAnswer) -> Bytes {

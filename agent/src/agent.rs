@@ -24,8 +24,8 @@ use crate::admission::Admission;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Settings;
 use crate::consensus::{self, ConsensusConfig, persist};
-use crate::containers::docker::Docker;
 use crate::containers::SharedRuntime;
+use crate::containers::docker::Docker;
 use crate::core::{self, LogEdges, LogPart};
 use crate::data_dir::{EntryRecord, next_generation};
 use crate::directory::{DirectoryKeeper, directory};
@@ -83,7 +83,8 @@ impl Agent {
         let clock: SharedClock = Arc::new(SystemClock);
         let random: SharedRandom = Arc::new(SystemRandom);
         let signals = Signals::listen()?;
-        std::fs::create_dir_all(&settings.run_dir).map_err(|err| StartError::run_dir(&settings.run_dir, err))?;
+        std::fs::create_dir_all(&settings.run_dir)
+            .map_err(|err| StartError::run_dir(&settings.run_dir, err))?;
         if !settings.data_dir.is_dir() {
             return Err(StartError::NoDataDir(settings.data_dir));
         }
@@ -99,15 +100,31 @@ impl Agent {
         let mut tasks = JoinSet::new();
         let (directory, keeper) = directory(entry.hints());
         let gate = Arc::new(directory.clone());
-        let (quic, inbound) = Quic::bind(settings.listen(), &identity, gate, directory.addresses(), &clock)?;
+        let (quic, inbound) = Quic::bind(
+            settings.listen(),
+            &identity,
+            gate,
+            directory.addresses(),
+            &clock,
+        )?;
         let links: SharedLinks = Arc::clone(&quic) as SharedLinks;
-        let Inbound { raft, gossip: gossip_inbound, calls, streams, joins } = inbound;
+        let Inbound {
+            raft,
+            gossip: gossip_inbound,
+            calls,
+            streams,
+            joins,
+        } = inbound;
         let (part, log_running) = core::open_log(LogEdges {
             config: ConsensusConfig::new(identity.node, identity.raft),
             disk: open_disk(&settings, &identity, entry.founder)?,
             links: Arc::clone(&links),
             raft_inbound: raft,
-            hints: entry.members.iter().map(|(node, raft, _)| (*raft, *node)).collect(),
+            hints: entry
+                .members
+                .iter()
+                .map(|(node, raft, _)| (*raft, *node))
+                .collect(),
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
         })?;
@@ -115,11 +132,23 @@ impl Agent {
         tasks.spawn(log_running.ended());
 
         let engine: SharedRuntime = Arc::new(Docker::connect(&settings.docker_endpoint())?);
-        let engine_info = timeout(ENGINE_DEADLINE, engine.info()).await.ok().and_then(Result::ok);
+        let engine_info = timeout(ENGINE_DEADLINE, engine.info())
+            .await
+            .ok()
+            .and_then(Result::ok);
         let facts = facts::facts(advertised, engine_info.as_ref());
 
         let known = part.state().borrow().clone();
-        let gossip = start_gossip(&settings, &identity, &entry, &known, advertised, &links, gossip_inbound, &clock)?;
+        let gossip = start_gossip(
+            &settings,
+            &identity,
+            &entry,
+            &known,
+            advertised,
+            &links,
+            gossip_inbound,
+            &clock,
+        )?;
         tasks.spawn(keeper_run(keeper, &part, &gossip));
 
         let admission = Arc::new(Admission {
@@ -135,11 +164,28 @@ impl Agent {
         part.start_leading(&mut tasks, gossip.liveness(), Arc::clone(&admission) as _);
         if entry.founder && known.cluster.is_none() {
             let (log, identity) = (part.log.clone(), identity.clone());
-            tasks.spawn(founding::found(log, identity, entry.labels, facts.clone(), clock.clone(), random.clone()));
+            tasks.spawn(founding::found(
+                log,
+                identity,
+                entry.labels,
+                facts.clone(),
+                clock.clone(),
+                random.clone(),
+            ));
         }
-        start_housekeeping(&part, &identity, facts, (&node, &gossip, &admission, &quic), &mut tasks);
+        start_housekeeping(
+            &part,
+            &identity,
+            facts,
+            (&node, &gossip, &admission, &quic),
+            &mut tasks,
+        );
 
-        let peers = PeerService { links: Arc::clone(&links), log: part.log.clone(), admission };
+        let peers = PeerService {
+            links: Arc::clone(&links),
+            log: part.log.clone(),
+            admission,
+        };
         tasks.spawn(peers.run(calls, joins));
         tasks.spawn(streams::serve(node.logs.clone(), streams));
         let (left_sender, left) = watch::channel(false);
@@ -149,7 +195,15 @@ impl Agent {
         let api = Api::new(Arc::new(backend), clock, random, stopping);
         tasks.spawn(http::serve(socket, api));
         tasks.spawn(vitals::feed_watchdog(vitals_of(&part, &gossip, &node)));
-        Ok(Self { part, quic, tasks, stop_api, left, signals, _lock: lock })
+        Ok(Self {
+            part,
+            quic,
+            tasks,
+            stop_api,
+            left,
+            signals,
+            _lock: lock,
+        })
     }
 
     /// Waits until this node is in the node table it holds itself, and a leader is known.
@@ -157,8 +211,14 @@ impl Agent {
         let me = self.part.me;
         let mut state = self.part.state();
         let mut status = self.part.log.status();
-        let listed = state.wait_for(|state| state.nodes.contains_key(&me)).await.is_ok();
-        let led = status.wait_for(|status| status.leader.is_some()).await.is_ok();
+        let listed = state
+            .wait_for(|state| state.nodes.contains_key(&me))
+            .await
+            .is_ok();
+        let led = status
+            .wait_for(|status| status.leader.is_some())
+            .await
+            .is_ok();
         if listed && led {
             info!("this node is ready");
             vitals::notify_ready("ready");
@@ -200,7 +260,10 @@ impl Agent {
 impl Signals {
     fn listen() -> Result<Self, StartError> {
         let listen = |kind| signal(kind).map_err(StartError::Signals);
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
     }
 }
 
@@ -214,12 +277,22 @@ async fn current_identity(
     if !certificates::is_expired(&identity, clock.now()) {
         return Ok(identity);
     }
-    let seeds: Vec<_> = entry.members.iter().map(|(_, _, address)| *address).collect();
-    certificates::renew_expired(store, &identity, &seeds, Arc::clone(clock)).await.map_err(StartError::Expired)
+    let seeds: Vec<_> = entry
+        .members
+        .iter()
+        .map(|(_, _, address)| *address)
+        .collect();
+    certificates::renew_expired(store, &identity, &seeds, Arc::clone(clock))
+        .await
+        .map_err(StartError::Expired)
 }
 
 /// Opens the log's file, founding the log on the founder's first start.
-fn open_disk(settings: &Settings, identity: &Identity, founder: bool) -> Result<persist::Setup, StartError> {
+fn open_disk(
+    settings: &Settings,
+    identity: &Identity,
+    founder: bool,
+) -> Result<persist::Setup, StartError> {
     let mut disk = RedbStore::open(&settings.data_dir.join(log_store::FILE_NAME))?;
     let never_used = {
         let persisted = disk.load(identity.raft)?;
@@ -231,7 +304,10 @@ fn open_disk(settings: &Settings, identity: &Identity, founder: bool) -> Result<
     Ok(persist::Setup::on_thread(disk))
 }
 
-#[expect(clippy::too_many_arguments, reason = "the wiring hands every part what it needs, by name")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the wiring hands every part what it needs, by name"
+)]
 fn start_gossip(
     settings: &Settings,
     identity: &Identity,
@@ -242,14 +318,21 @@ fn start_gossip(
     inbound: mpsc::Receiver<(kawanan_api::NodeId, bytes::Bytes)>,
     clock: &SharedClock,
 ) -> Result<GossipHandle, StartError> {
-    let seeds: std::collections::BTreeSet<_> =
-        known.nodes.keys().copied().chain(entry.members.iter().map(|(node, _, _)| *node)).collect();
+    let seeds: std::collections::BTreeSet<_> = known
+        .nodes
+        .keys()
+        .copied()
+        .chain(entry.members.iter().map(|(node, _, _)| *node))
+        .collect();
     let config = GossipConfig {
         cluster: identity.cluster,
         node: identity.node,
         generation: next_generation(&settings.data_dir, clock.now())?,
         interval: GossipConfig::interval_for(seeds.len()),
-        seeds: seeds.into_iter().filter(|node| *node != identity.node).collect(),
+        seeds: seeds
+            .into_iter()
+            .filter(|node| *node != identity.node)
+            .collect(),
         facts: vec![(keys::ADDRESS.to_owned(), advertised.to_string())],
     };
     let (handle, _task) = gossip::spawn(config, Arc::clone(links), inbound);
@@ -298,12 +381,30 @@ fn start_housekeeping(
 ) {
     let (node, gossip, admission, quic) = parts;
     let (wanted_sender, wanted) = watch::channel(facts);
-    tasks.spawn(facts::follow_engine(node.engine_info.clone(), wanted_sender));
-    tasks.spawn(facts::keep_true(identity.node, identity.raft, wanted, part.state(), part.submitter.clone()));
-    tasks.spawn(facts::gossip_about(node.engine.clone(), node.progress.clone(), gossip.clone()));
+    tasks.spawn(facts::follow_engine(
+        node.engine_info.clone(),
+        wanted_sender,
+    ));
+    tasks.spawn(facts::keep_true(
+        identity.node,
+        identity.raft,
+        wanted,
+        part.state(),
+        part.submitter.clone(),
+    ));
+    tasks.spawn(facts::gossip_about(
+        node.engine.clone(),
+        node.progress.clone(),
+        gossip.clone(),
+    ));
     let (renewed_sender, renewed) = watch::channel(identity.clone());
     let (clock, random) = (Arc::clone(&part.clock), Arc::clone(&part.random));
-    tasks.spawn(certificates::keep_fresh(Arc::clone(admission), renewed_sender, clock, random));
+    tasks.spawn(certificates::keep_fresh(
+        Arc::clone(admission),
+        renewed_sender,
+        clock,
+        random,
+    ));
     tasks.spawn(swap_certificates(renewed, Arc::clone(quic)));
 }
 
@@ -319,9 +420,18 @@ async fn swap_certificates(mut renewed: watch::Receiver<Identity>, quic: Arc<Qui
 fn vitals_of(part: &LogPart, gossip: &GossipHandle, node: &Arc<Node>) -> Vec<Vital> {
     let (log, gossip, node) = (part.log.clone(), gossip.clone(), Arc::clone(node));
     vec![
-        Vital { name: "log", ask: Box::new(move || Box::pin(log.clone().is_turning())) },
-        Vital { name: "gossip", ask: Box::new(move || Box::pin(gossip.clone().is_turning())) },
-        Vital { name: "containers", ask: Box::new(move || Box::pin(node.is_turning())) },
+        Vital {
+            name: "log",
+            ask: Box::new(move || Box::pin(log.clone().is_turning())),
+        },
+        Vital {
+            name: "gossip",
+            ask: Box::new(move || Box::pin(gossip.clone().is_turning())),
+        },
+        Vital {
+            name: "containers",
+            ask: Box::new(move || Box::pin(node.is_turning())),
+        },
     ]
 }
 

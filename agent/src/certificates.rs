@@ -85,7 +85,10 @@ fn due_at(identity: &Identity, random: &dyn crate::random::Random) -> Timestamp 
 async fn renew(admission: &Admission, identity: &Identity) -> Result<Identity, RenewError> {
     let request = renewal_request(identity)?;
     let bytes = codec::encode(&request).map_err(|err| RenewError::Answer(err.to_string()))?;
-    let answer = admission.ask_leader(bytes).await.map_err(RenewError::Refused)?;
+    let answer = admission
+        .ask_leader(bytes)
+        .await
+        .map_err(RenewError::Refused)?;
     let answer = codec::decode(&answer).map_err(|err| RenewError::Answer(err.to_string()))?;
     keep(&admission.store, identity, answer)
 }
@@ -100,9 +103,14 @@ pub async fn renew_expired(
     seeds: &[SocketAddr],
     clock: SharedClock,
 ) -> Result<Identity, RenewError> {
-    let digests: Vec<[u8; 32]> =
-        identity.authorities.iter().map(|authority| crate::identity::authority::digest_of(authority)).collect();
-    let digest = *digests.first().ok_or_else(|| RenewError::Identity("no authority is known".to_owned()))?;
+    let digests: Vec<[u8; 32]> = identity
+        .authorities
+        .iter()
+        .map(|authority| crate::identity::authority::digest_of(authority))
+        .collect();
+    let digest = *digests
+        .first()
+        .ok_or_else(|| RenewError::Identity("no authority is known".to_owned()))?;
     let request = renewal_request(identity)?;
     let welcome = crate::identity::join::join(seeds, digest, &request, clock)
         .await
@@ -111,22 +119,39 @@ pub async fn renew_expired(
 }
 
 fn renewal_request(identity: &Identity) -> Result<JoinRequest, RenewError> {
-    let signing_request = identity.key.signing_request().map_err(|err| RenewError::Identity(err.to_string()))?;
+    let signing_request = identity
+        .key
+        .signing_request()
+        .map_err(|err| RenewError::Identity(err.to_string()))?;
     Ok(JoinRequest::Renew { signing_request })
 }
 
-fn keep(store: &IdentityStore, identity: &Identity, answer: JoinAnswer) -> Result<Identity, RenewError> {
+fn keep(
+    store: &IdentityStore,
+    identity: &Identity,
+    answer: JoinAnswer,
+) -> Result<Identity, RenewError> {
     let welcome = match answer {
         JoinAnswer::Welcome(welcome) => *welcome,
         JoinAnswer::Refused(error) => return Err(RenewError::Refused(error)),
-        JoinAnswer::Redirect(_) => return Err(RenewError::Answer("it names other machines to ask".to_owned())),
+        JoinAnswer::Redirect(_) => {
+            return Err(RenewError::Answer(
+                "it names other machines to ask".to_owned(),
+            ));
+        }
     };
-    let renewed = identity.renewed(vec![welcome.certificate], welcome.authorities).map_err(|err| RenewError::Identity(err.to_string()))?;
-    store.save_certificates(&renewed).map_err(|err| RenewError::Identity(err.to_string()))?;
+    let renewed = identity
+        .renewed(vec![welcome.certificate], welcome.authorities)
+        .map_err(|err| RenewError::Identity(err.to_string()))?;
+    store
+        .save_certificates(&renewed)
+        .map_err(|err| RenewError::Identity(err.to_string()))?;
     Ok(renewed)
 }
 
 /// Whether the certificate is past its end.
 pub fn is_expired(identity: &Identity, now: Timestamp) -> bool {
-    identity.certificate().is_ok_and(|certificate| now >= certificate.not_after)
+    identity
+        .certificate()
+        .is_ok_and(|certificate| now >= certificate.not_after)
 }

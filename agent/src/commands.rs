@@ -85,11 +85,15 @@ pub fn main() -> ExitCode {
 
 /// Logs go to stderr; `AGENT_LOG` chooses (`info` unless told otherwise, syntax of tracing's `EnvFilter`).
 fn start_logging() {
-    let filter = EnvFilter::try_from_env("AGENT_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,chitchat=error,quinn=warn,quinn_proto=error,rustls=warn"));
+    let filter = EnvFilter::try_from_env("AGENT_LOG").unwrap_or_else(|_| {
+        EnvFilter::new("info,chitchat=error,quinn=warn,quinn_proto=error,rustls=warn")
+    });
     let in_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    let logger = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr())
+        && std::env::var_os("NO_COLOR").is_none();
     if in_journal {
         logger.without_time().with_ansi(false).init();
     } else {
@@ -107,7 +111,10 @@ struct Failure {
 
 impl Failure {
     fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+        Self {
+            message: message.into(),
+            hint: None,
+        }
     }
 
     fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -118,7 +125,10 @@ impl Failure {
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
-        Self { message: error.message, hint: error.hint }
+        Self {
+            message: error.message,
+            hint: error.hint,
+        }
     }
 }
 
@@ -157,6 +167,8 @@ struct RunDir {
 
 impl From<&Settings> for RunDir {
     fn from(settings: &Settings) -> Self {
-        Self { run_dir: settings.run_dir.clone() }
+        Self {
+            run_dir: settings.run_dir.clone(),
+        }
     }
 }

@@ -37,7 +37,12 @@ pub struct Settings {
     pub name: Option<String>,
 
     /// Label of this node, set when it enters the cluster; can be repeated
-    #[arg(long = "label", env = "AGENT_LABEL", value_name = "KEY=VALUE", value_delimiter = ',')]
+    #[arg(
+        long = "label",
+        env = "AGENT_LABEL",
+        value_name = "KEY=VALUE",
+        value_delimiter = ','
+    )]
     pub labels: Vec<String>,
 }
 
@@ -56,9 +61,13 @@ pub struct KeptSettings {
 /// A setting that cannot be used, and what to write instead.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("`{0}` is not an address to advertise; write IP or IP:PORT, such as 10.0.0.5 or 10.0.0.5:7700")]
+    #[error(
+        "`{0}` is not an address to advertise; write IP or IP:PORT, such as 10.0.0.5 or 10.0.0.5:7700"
+    )]
     Advertise(String),
-    #[error("this machine has no default route, so its own address is not clear; name it with --advertise IP")]
+    #[error(
+        "this machine has no default route, so its own address is not clear; name it with --advertise IP"
+    )]
     NoDefaultRoute,
     #[error("the hostname cannot be read: {0}; name this node with --name")]
     Hostname(std::io::Error),
@@ -71,12 +80,19 @@ pub enum ConfigError {
 impl Settings {
     /// Where to listen for other nodes.
     pub fn listen(&self) -> SocketAddr {
-        self.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), DEFAULT_PORT))
+        self.listen.unwrap_or(SocketAddr::new(
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            DEFAULT_PORT,
+        ))
     }
 
     /// What a later `agent run` should keep to.
     pub fn kept(&self) -> KeptSettings {
-        KeptSettings { listen: self.listen, advertise: self.advertise.clone(), docker: self.docker.clone() }
+        KeptSettings {
+            listen: self.listen,
+            advertise: self.advertise.clone(),
+            docker: self.docker.clone(),
+        }
     }
 
     /// These settings, with what was kept where nothing is given now.
@@ -95,8 +111,14 @@ impl Settings {
         match &self.advertise {
             Some(text) => {
                 let with_port = text.parse::<SocketAddr>().ok();
-                let bare = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.listen().port()));
-                with_port.or_else(bare).ok_or_else(|| ConfigError::Advertise(text.clone()))
+                let bare = || {
+                    text.parse::<IpAddr>()
+                        .ok()
+                        .map(|ip| SocketAddr::new(ip, self.listen().port()))
+                };
+                with_port
+                    .or_else(bare)
+                    .ok_or_else(|| ConfigError::Advertise(text.clone()))
             }
             None if !self.listen().ip().is_unspecified() => Ok(self.listen()),
             None => default_route_address()
@@ -127,16 +149,29 @@ impl Settings {
     /// When one is not `KEY=VALUE`.
     pub fn node_labels(&self) -> Result<BTreeMap<String, String>, ConfigError> {
         let parse = |text: &String| {
-            let (key, value) = text.split_once('=').ok_or_else(|| ConfigError::Label(text.clone()))?;
+            let (key, value) = text
+                .split_once('=')
+                .ok_or_else(|| ConfigError::Label(text.clone()))?;
             check_label_key(key).map_err(|_| ConfigError::Label(text.clone()))?;
             Ok((key.to_owned(), value.to_owned()))
         };
-        self.labels.iter().filter(|text| !text.is_empty()).map(parse).collect()
+        self.labels
+            .iter()
+            .filter(|text| !text.is_empty())
+            .map(parse)
+            .collect()
     }
 
     pub fn docker_endpoint(&self) -> String {
-        let from_environment = || std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
-        self.docker.clone().or_else(from_environment).unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned())
+        let from_environment = || {
+            std::env::var("DOCKER_HOST")
+                .ok()
+                .filter(|host| !host.is_empty())
+        };
+        self.docker
+            .clone()
+            .or_else(from_environment)
+            .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned())
     }
 
     pub fn api_socket(&self) -> PathBuf {
@@ -149,7 +184,11 @@ fn default_route_address() -> Option<IpAddr> {
     let probe = |local: &str, remote: &str| -> Option<IpAddr> {
         let socket = UdpSocket::bind(local).ok()?;
         socket.connect(remote).ok()?;
-        socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
+        socket
+            .local_addr()
+            .ok()
+            .map(|address| address.ip())
+            .filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
     };
     // Documentation addresses (RFC 5737, RFC 3849): routed by the default route everywhere.
     probe("0.0.0.0:0", "192.0.2.1:9").or_else(|| probe("[::]:0", "[2001:db8::1]:9"))
@@ -173,13 +212,19 @@ mod tests {
     #[test]
     fn an_advertised_ip_takes_the_port_listened_on() {
         let settings = settings(&["--listen", "0.0.0.0:7800", "--advertise", "10.0.0.5"]);
-        assert_eq!(settings.advertised().unwrap(), "10.0.0.5:7800".parse().unwrap());
+        assert_eq!(
+            settings.advertised().unwrap(),
+            "10.0.0.5:7800".parse().unwrap()
+        );
     }
 
     #[test]
     fn a_listen_address_that_names_an_interface_is_advertised() {
         let settings = settings(&["--listen", "10.1.2.3:7700"]);
-        assert_eq!(settings.advertised().unwrap(), "10.1.2.3:7700".parse().unwrap());
+        assert_eq!(
+            settings.advertised().unwrap(),
+            "10.1.2.3:7700".parse().unwrap()
+        );
     }
 
     #[test]

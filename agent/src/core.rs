@@ -15,7 +15,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::clock::SharedClock;
-use crate::consensus::{self, ClusterLog, ClusterProposer, ConsensusConfig, Proposer, Surroundings, persist};
+use crate::consensus::{
+    self, ClusterLog, ClusterProposer, ConsensusConfig, Proposer, Surroundings, persist,
+};
 use crate::gossip::Liveness;
 use crate::leader::{self, AuthorityKey, LeaderParts};
 use crate::random::SharedRandom;
@@ -52,17 +54,32 @@ pub struct LogPart {
 /// When the log cannot be used.
 pub fn open_log(edges: LogEdges) -> Result<(LogPart, consensus::Running), consensus::StartError> {
     let me = edges.config.node;
-    let surroundings =
-        Surroundings { links: Arc::clone(&edges.links), inbound: edges.raft_inbound, hints: edges.hints };
+    let surroundings = Surroundings {
+        links: Arc::clone(&edges.links),
+        inbound: edges.raft_inbound,
+        hints: edges.hints,
+    };
     let (log, running): (ClusterLog, _) = consensus::start(edges.config, edges.disk, surroundings)?;
-    let proposer = Proposer::new(log.clone(), Arc::clone(&edges.links), Arc::clone(&edges.random), me);
+    let proposer = Proposer::new(
+        log.clone(),
+        Arc::clone(&edges.links),
+        Arc::clone(&edges.random),
+        me,
+    );
     let submitter = Submitter {
         proposer: proposer.clone(),
         clock: Arc::clone(&edges.clock),
         random: Arc::clone(&edges.random),
     };
-    let part =
-        LogPart { me, log, proposer, submitter, links: edges.links, clock: edges.clock, random: edges.random };
+    let part = LogPart {
+        me,
+        log,
+        proposer,
+        submitter,
+        links: edges.links,
+        clock: edges.clock,
+        random: edges.random,
+    };
     Ok((part, running))
 }
 

@@ -19,7 +19,11 @@ use crate::directory::Member;
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     #[error("cannot {action} {}: {cause}", path.display())]
-    Io { action: &'static str, path: PathBuf, cause: std::io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        cause: std::io::Error,
+    },
     #[error("{} is damaged: {cause}", path.display())]
     Damaged { path: PathBuf, cause: String },
 }
@@ -39,7 +43,18 @@ pub struct EntryRecord {
 
 impl EntryRecord {
     pub fn hints(&self) -> BTreeMap<NodeId, Member> {
-        self.members.iter().map(|(node, raft, address)| (*node, Member { raft: *raft, address: *address })).collect()
+        self.members
+            .iter()
+            .map(|(node, raft, address)| {
+                (
+                    *node,
+                    Member {
+                        raft: *raft,
+                        address: *address,
+                    },
+                )
+            })
+            .collect()
     }
 
     /// Reads the record; an absent one is empty.
@@ -49,11 +64,16 @@ impl EntryRecord {
     pub fn load(data_dir: &Path) -> Result<Self, DataDirError> {
         let path = data_dir.join("entry.json");
         match std::fs::read(&path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|err| DataDirError::Damaged { path, cause: err.to_string() })
-            }
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|err| DataDirError::Damaged {
+                path,
+                cause: err.to_string(),
+            }),
             Err(err) if err.kind() == ErrorKind::NotFound => Ok(Self::default()),
-            Err(cause) => Err(DataDirError::Io { action: "read", path, cause }),
+            Err(cause) => Err(DataDirError::Io {
+                action: "read",
+                path,
+                cause,
+            }),
         }
     }
 
@@ -63,8 +83,10 @@ impl EntryRecord {
     /// When the disk refuses.
     pub fn save(&self, data_dir: &Path) -> Result<(), DataDirError> {
         let path = data_dir.join("entry.json");
-        let bytes = serde_json::to_vec_pretty(self)
-            .map_err(|err| DataDirError::Damaged { path: path.clone(), cause: err.to_string() })?;
+        let bytes = serde_json::to_vec_pretty(self).map_err(|err| DataDirError::Damaged {
+            path: path.clone(),
+            cause: err.to_string(),
+        })?;
         replace(&path, &bytes)
     }
 }
@@ -79,7 +101,13 @@ pub fn next_generation(data_dir: &Path, now: Timestamp) -> Result<u64, DataDirEr
     let last: u64 = match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().parse().unwrap_or(0),
         Err(err) if err.kind() == ErrorKind::NotFound => 0,
-        Err(cause) => return Err(DataDirError::Io { action: "read", path, cause }),
+        Err(cause) => {
+            return Err(DataDirError::Io {
+                action: "read",
+                path,
+                cause,
+            });
+        }
     };
     let generation = now.millis().max(last + 1);
     replace(&path, generation.to_string().as_bytes())?;
@@ -88,14 +116,22 @@ pub fn next_generation(data_dir: &Path, now: Timestamp) -> Result<u64, DataDirEr
 
 /// Writes aside, syncs, renames, syncs the directory.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), DataDirError> {
-    let failed = |action| move |cause| DataDirError::Io { action, path: path.to_owned(), cause };
+    let failed = |action| {
+        move |cause| DataDirError::Io {
+            action,
+            path: path.to_owned(),
+            cause,
+        }
+    };
     let aside = path.with_extension("new");
     let mut file = File::create(&aside).map_err(failed("create"))?;
     file.write_all(bytes).map_err(failed("write"))?;
     file.sync_all().map_err(failed("sync"))?;
     std::fs::rename(&aside, path).map_err(failed("replace"))?;
     let parent = path.parent().unwrap_or(Path::new("/"));
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed("sync the directory of"))
+    File::open(parent)
+        .and_then(|dir| dir.sync_all())
+        .map_err(failed("sync the directory of"))
 }
 
 #[cfg(test)]
@@ -113,9 +149,19 @@ mod tests {
     #[test]
     fn the_entry_record_reads_back_and_damage_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(EntryRecord::load(dir.path()).unwrap(), EntryRecord::default());
-        let member = (NodeId::from_bits(7), RaftId(9), "10.0.0.1:7700".parse().unwrap());
-        let record = EntryRecord { members: vec![member], ..EntryRecord::default() };
+        assert_eq!(
+            EntryRecord::load(dir.path()).unwrap(),
+            EntryRecord::default()
+        );
+        let member = (
+            NodeId::from_bits(7),
+            RaftId(9),
+            "10.0.0.1:7700".parse().unwrap(),
+        );
+        let record = EntryRecord {
+            members: vec![member],
+            ..EntryRecord::default()
+        };
         record.save(dir.path()).unwrap();
         assert_eq!(EntryRecord::load(dir.path()).unwrap(), record);
         std::fs::write(dir.path().join("entry.json"), "{").unwrap();

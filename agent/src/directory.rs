@@ -42,8 +42,18 @@ pub struct DirectoryKeeper {
 pub fn directory(hints: BTreeMap<NodeId, Member>) -> (Directory, DirectoryKeeper) {
     let (members, members_seen) = watch::channel(Arc::new(hints.clone()));
     let (addresses, addresses_seen) = watch::channel(Arc::new(addresses_of(&hints)));
-    let keeper = DirectoryKeeper { hints, members, addresses };
-    (Directory { members: members_seen, addresses: addresses_seen }, keeper)
+    let keeper = DirectoryKeeper {
+        hints,
+        members,
+        addresses,
+    };
+    (
+        Directory {
+            members: members_seen,
+            addresses: addresses_seen,
+        },
+        keeper,
+    )
 }
 
 impl Directory {
@@ -70,9 +80,15 @@ impl DirectoryKeeper {
         mut liveness: watch::Receiver<Arc<Liveness>>,
     ) {
         loop {
-            let members = current(&state.borrow_and_update(), &liveness.borrow_and_update(), &self.hints);
-            self.addresses.send_if_modified(|known| replace(known, addresses_of(&members)));
-            self.members.send_if_modified(|known| replace(known, members));
+            let members = current(
+                &state.borrow_and_update(),
+                &liveness.borrow_and_update(),
+                &self.hints,
+            );
+            self.addresses
+                .send_if_modified(|known| replace(known, addresses_of(&members)));
+            self.members
+                .send_if_modified(|known| replace(known, members));
             tokio::select! {
                 biased;
                 changed = state.changed() => if changed.is_err() { return },
@@ -91,17 +107,32 @@ fn replace<T: PartialEq>(known: &mut Arc<T>, newest: T) -> bool {
 }
 
 fn addresses_of(members: &BTreeMap<NodeId, Member>) -> BTreeMap<NodeId, SocketAddr> {
-    members.iter().map(|(node, member)| (*node, member.address)).collect()
+    members
+        .iter()
+        .map(|(node, member)| (*node, member.address))
+        .collect()
 }
 
-fn current(state: &ClusterState, liveness: &Liveness, hints: &BTreeMap<NodeId, Member>) -> BTreeMap<NodeId, Member> {
+fn current(
+    state: &ClusterState,
+    liveness: &Liveness,
+    hints: &BTreeMap<NodeId, Member>,
+) -> BTreeMap<NodeId, Member> {
     if state.cluster.is_none() {
         return hints.clone();
     }
     // A node that said goodbye is still heard until it is removed: it may have to see itself out of the voters.
     let members = state.nodes.values().map(|node| {
-        let gossiped = liveness.fact(node.id, keys::ADDRESS).and_then(|text| text.parse().ok());
-        (node.id, Member { raft: node.raft_id, address: gossiped.unwrap_or(node.facts.address) })
+        let gossiped = liveness
+            .fact(node.id, keys::ADDRESS)
+            .and_then(|text| text.parse().ok());
+        (
+            node.id,
+            Member {
+                raft: node.raft_id,
+                address: gossiped.unwrap_or(node.facts.address),
+            },
+        )
     });
     members.collect()
 }

@@ -28,16 +28,31 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// The facts of this machine. Without an engine, capacity and platform come from the operating system.
 pub fn facts(address: SocketAddr, engine: Option<&EngineInfo>) -> NodeFacts {
     let (platform, capacity, engine_version) = match engine {
-        Some(info) => {
-            (Platform { os: info.os.clone(), arch: info.arch.clone() }, info.capacity, info.version.clone())
-        }
+        Some(info) => (
+            Platform {
+                os: info.os.clone(),
+                arch: info.arch.clone(),
+            },
+            info.capacity,
+            info.version.clone(),
+        ),
         None => {
-            let platform = Platform { os: std::env::consts::OS.to_owned(), arch: std::env::consts::ARCH.to_owned() };
+            let platform = Platform {
+                os: std::env::consts::OS.to_owned(),
+                arch: std::env::consts::ARCH.to_owned(),
+            };
             (platform, machine_capacity(), String::new())
         }
     };
     let agent_version = env!("CARGO_PKG_VERSION").to_owned();
-    NodeFacts { address, platform, capacity, agent_version, engine_version, feature_level: FEATURE_LEVEL }
+    NodeFacts {
+        address,
+        platform,
+        capacity,
+        agent_version,
+        engine_version,
+        feature_level: FEATURE_LEVEL,
+    }
 }
 
 fn machine_capacity() -> ResourceAmounts {
@@ -48,7 +63,10 @@ fn machine_capacity() -> ResourceAmounts {
         .find_map(|line| line.strip_prefix("MemTotal:"))
         .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
         .unwrap_or(0);
-    ResourceAmounts { cpus: MilliCpus(cores * 1000), memory: Bytes(kib * 1024) }
+    ResourceAmounts {
+        cpus: MilliCpus(cores * 1000),
+        memory: Bytes(kib * 1024),
+    }
 }
 
 /// Corrects this node's row in the node table whenever it says something else than `wanted`.
@@ -61,13 +79,23 @@ pub async fn keep_true(
 ) {
     loop {
         let facts = wanted.borrow_and_update().clone();
-        let known = state.borrow_and_update().nodes.get(&me).map(|node| (node.raft_id, node.facts.clone()));
+        let known = state
+            .borrow_and_update()
+            .nodes
+            .get(&me)
+            .map(|node| (node.raft_id, node.facts.clone()));
         // A node that is not in the table was removed, or has not heard of its own admission yet: not ours to change.
         if known.is_some_and(|(raft, known)| raft != raft_id || known != facts) {
-            let command = Command::UpdateNodeFacts { id: me, raft_id, facts };
+            let command = Command::UpdateNodeFacts {
+                id: me,
+                raft_id,
+                facts,
+            };
             match submitter.submit(command, DEADLINE).await {
                 Ok(_) => info!("the node table is told what changed about this node"),
-                Err(err) => debug!(%err, "the node table does not know yet what changed about this node"),
+                Err(err) => {
+                    debug!(%err, "the node table does not know yet what changed about this node")
+                }
             }
             sleep(PAUSE).await;
             continue;
@@ -81,7 +109,10 @@ pub async fn keep_true(
 }
 
 /// Takes what the engine says about itself into the wanted facts, whenever it answers anew.
-pub async fn follow_engine(mut engine: watch::Receiver<Option<EngineInfo>>, wanted: watch::Sender<NodeFacts>) {
+pub async fn follow_engine(
+    mut engine: watch::Receiver<Option<EngineInfo>>,
+    wanted: watch::Sender<NodeFacts>,
+) {
     loop {
         let info = engine.borrow_and_update().clone();
         wanted.send_if_modified(|known| {
@@ -108,7 +139,11 @@ pub async fn gossip_about(
     gossip: GossipHandle,
 ) {
     loop {
-        let health = engine.borrow_and_update().error.clone().unwrap_or_else(|| "ok".to_owned());
+        let health = engine
+            .borrow_and_update()
+            .error
+            .clone()
+            .unwrap_or_else(|| "ok".to_owned());
         let notes = fitting(&progress.borrow_and_update());
         for (key, value) in [(keys::ENGINE, health), (keys::PROGRESS, notes)] {
             if let Err(err) = gossip.publish(key, value).await {

@@ -47,7 +47,11 @@ pub trait AuthorityKey: Send + Sync + 'static {
 
 impl LeaderParts {
     fn entry(&self, command: Command) -> Entry {
-        Entry { request: RequestId::from_bits(self.random.bits()), at: self.clock.now(), command }
+        Entry {
+            request: RequestId::from_bits(self.random.bits()),
+            at: self.clock.now(),
+            command,
+        }
     }
 
     fn observe(&self) -> Observation {
@@ -61,8 +65,16 @@ pub fn observe(liveness: &Liveness, now: Timestamp) -> Observation {
         .peers
         .keys()
         .map(|node| {
-            let engine_ok = liveness.fact(*node, keys::ENGINE).is_none_or(|engine| engine == "ok");
-            (*node, NodeSeen { alive: !liveness.is_suspect(*node), engine_ok })
+            let engine_ok = liveness
+                .fact(*node, keys::ENGINE)
+                .is_none_or(|engine| engine == "ok");
+            (
+                *node,
+                NodeSeen {
+                    alive: !liveness.is_suspect(*node),
+                    engine_ok,
+                },
+            )
         })
         .collect();
     Observation { now, nodes }
@@ -81,7 +93,10 @@ pub async fn run(parts: LeaderParts) {
         duties.spawn(controller::run(parts.clone()));
         duties.spawn(failures::run(parts.clone()));
         duties.spawn(voters::run(parts.clone()));
-        let log_goes_on = status.wait_for(|status| !status.is_leader() || status.term != term).await.is_ok();
+        let log_goes_on = status
+            .wait_for(|status| !status.is_leader() || status.term != term)
+            .await
+            .is_ok();
         duties.shutdown().await;
         if !log_goes_on {
             return;
@@ -95,7 +110,12 @@ pub async fn run(parts: LeaderParts) {
 async fn commit(parts: &LeaderParts, command: Command) -> bool {
     let entry = parts.entry(command);
     match parts.consensus.propose(&entry).await {
-        Ok(Ok(revision)) => reached(&mut parts.consensus.state(), |state| state.revision >= revision).await,
+        Ok(Ok(revision)) => {
+            reached(&mut parts.consensus.state(), |state| {
+                state.revision >= revision
+            })
+            .await
+        }
         Ok(Err(refusal)) => {
             tracing::debug!(%refusal, "the log refused a command of the leader");
             false
@@ -115,5 +135,8 @@ async fn reached(
     state: &mut watch::Receiver<Arc<ClusterState>>,
     goal: impl FnMut(&Arc<ClusterState>) -> bool,
 ) -> bool {
-    matches!(tokio::time::timeout(APPLY_DEADLINE, state.wait_for(goal)).await, Ok(Ok(_)))
+    matches!(
+        tokio::time::timeout(APPLY_DEADLINE, state.wait_for(goal)).await,
+        Ok(Ok(_))
+    )
 }

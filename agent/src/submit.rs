@@ -25,7 +25,8 @@ impl Submitter {
     /// # Errors
     /// When the command is refused, when there is no leader within `deadline`, or when the outcome is unknown then.
     pub async fn submit(&self, command: Command, deadline: Duration) -> Result<Revision, ApiError> {
-        self.submit_as(RequestId::from_bits(self.random.bits()), command, deadline).await
+        self.submit_as(RequestId::from_bits(self.random.bits()), command, deadline)
+            .await
     }
 
     /// The same under a key of the caller's, which makes a repeated call safe.
@@ -38,7 +39,11 @@ impl Submitter {
         command: Command,
         deadline: Duration,
     ) -> Result<Revision, ApiError> {
-        let entry = Entry { request, at: self.clock.now(), command };
+        let entry = Entry {
+            request,
+            at: self.clock.now(),
+            command,
+        };
         self.proposer.submit(&entry, deadline).await?
     }
 }

@@ -42,7 +42,9 @@ fn notify(states: &[NotifyState<'_>]) {
 
 /// Feeds the watchdog three times per period while all loops answer. Returns at once when there is no watchdog.
 pub async fn feed_watchdog(vitals: Vec<Vital>) {
-    let Some(period) = sd_notify::watchdog_enabled() else { return };
+    let Some(period) = sd_notify::watchdog_enabled() else {
+        return;
+    };
     loop {
         match first_silent(&vitals).await {
             None => notify(&[NotifyState::Watchdog]),
@@ -65,8 +67,14 @@ async fn first_silent(vitals: &[Vital]) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn vital(name: &'static str, answer: impl Fn() -> BoxFuture<'static, bool> + Send + Sync + 'static) -> Vital {
-        Vital { name, ask: Box::new(answer) }
+    fn vital(
+        name: &'static str,
+        answer: impl Fn() -> BoxFuture<'static, bool> + Send + Sync + 'static,
+    ) -> Vital {
+        Vital {
+            name,
+            ask: Box::new(answer),
+        }
     }
 
     #[tokio::test(start_paused = true)]

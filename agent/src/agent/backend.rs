@@ -18,8 +18,8 @@ use crate::containers::LogQuery;
 use crate::core::LogPart;
 use crate::gossip::{GossipHandle, Liveness, keys};
 use crate::http::{Backend, Standing};
-use crate::leader::observe;
 use crate::identity::Identity;
+use crate::leader::observe;
 use crate::node::{LogSource, Node};
 use crate::peer::{LogFrame, StreamRequest};
 use crate::submit::Submitter;
@@ -61,7 +61,10 @@ impl Backend for AgentBackend {
         let status = self.log.status().borrow().clone();
         let state = self.log.state().borrow().clone();
         let liveness = self.liveness.borrow().clone();
-        let voters = state.nodes.values().filter(|node| status.members.is_voter(node.raft_id));
+        let voters = state
+            .nodes
+            .values()
+            .filter(|node| status.members.is_voter(node.raft_id));
         let mut notes: BTreeMap<TaskId, String> = liveness
             .peers
             .values()
@@ -91,7 +94,11 @@ impl Backend for AgentBackend {
         self.proposer.read_index(READ_DEADLINE).await.map(|_| ())
     }
 
-    async fn logs(&self, task: TaskId, query: LogQuery) -> Result<mpsc::Receiver<LogFrame>, ApiError> {
+    async fn logs(
+        &self,
+        task: TaskId,
+        query: LogQuery,
+    ) -> Result<mpsc::Receiver<LogFrame>, ApiError> {
         let state = self.log.state().borrow().clone();
         let Some(task_row) = state.tasks.get(&task) else {
             return Err(ApiError::not_found(format!("there is no task {task}")));
@@ -100,9 +107,18 @@ impl Backend for AgentBackend {
         if node == self.me {
             return self.logs.open(task, query).await;
         }
-        let name = state.nodes.get(&node).map_or_else(|| node.to_string(), |node| node.name.clone());
-        let request = StreamRequest::Logs { task, follow: query.follow, tail: query.tail, since: query.since };
-        let request = codec::encode(&request).map_err(|err| ApiError::new(ErrorCode::Internal, err.to_string()))?;
+        let name = state
+            .nodes
+            .get(&node)
+            .map_or_else(|| node.to_string(), |node| node.name.clone());
+        let request = StreamRequest::Logs {
+            task,
+            follow: query.follow,
+            tail: query.tail,
+            since: query.since,
+        };
+        let request = codec::encode(&request)
+            .map_err(|err| ApiError::new(ErrorCode::Internal, err.to_string()))?;
         let opened = self.links.open(node, request.into(), LOGS_DEADLINE).await;
         let frames = opened.map_err(|err| unreachable_node(&name, &err))?;
         Ok(decoded(frames))
@@ -112,9 +128,15 @@ impl Backend for AgentBackend {
     /// does while it leads, and hands over last); then the agent ends.
     async fn leave(&self, last: bool) -> Result<(), ApiError> {
         if !last {
-            let command = Command::SetNodeStatus { id: self.me, status: NodeStatus::Left };
+            let command = Command::SetNodeStatus {
+                id: self.me,
+                status: NodeStatus::Left,
+            };
             self.submitter.submit(command, WRITE_DEADLINE).await?;
-            if timeout(FAREWELL_DEADLINE, self.until_no_voter()).await.is_err() {
+            if timeout(FAREWELL_DEADLINE, self.until_no_voter())
+                .await
+                .is_err()
+            {
                 info!("this node still counts as a voter; the cluster takes it out when it can");
             }
         }
@@ -159,7 +181,10 @@ impl AgentBackend {
 
 fn unreachable_node(name: &str, err: &CallError) -> ApiError {
     debug!(%err, "a task's output cannot be had");
-    ApiError::new(ErrorCode::Unavailable, format!("node {name} cannot be reached, so its part of the output is missing"))
+    ApiError::new(
+        ErrorCode::Unavailable,
+        format!("node {name} cannot be reached, so its part of the output is missing"),
+    )
 }
 
 /// Frames as they were meant; ends at the first that cannot be read.

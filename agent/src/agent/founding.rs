@@ -34,12 +34,26 @@ pub(super) async fn found(
         warn!("this node's identity names no authority; the cluster cannot be founded");
         return;
     };
-    let node = NewNode { id: identity.node, raft_id: identity.raft, name: identity.name, labels, facts };
-    let command = Command::Found { cluster: identity.cluster, authority, node };
+    let node = NewNode {
+        id: identity.node,
+        raft_id: identity.raft,
+        name: identity.name,
+        labels,
+        facts,
+    };
+    let command = Command::Found {
+        cluster: identity.cluster,
+        authority,
+        node,
+    };
     let request = RequestId::from_bits(random.bits());
     while log.state().borrow().cluster.is_none() {
         if log.status().borrow().is_leader() {
-            let entry = Entry { request, at: clock.now(), command: command.clone() };
+            let entry = Entry {
+                request,
+                at: clock.now(),
+                command: command.clone(),
+            };
             match log.propose(&entry).await {
                 Ok(Ok(_)) => info!(cluster = %identity.cluster, "cluster founded"),
                 Ok(Err(refusal)) => warn!(%refusal, "the founding of the cluster was refused"),

@@ -18,7 +18,10 @@ pub enum StartError {
     #[error("{} does not exist", .0.display())]
     NoDataDir(PathBuf),
     #[error("cannot use {}: {cause}", path.display())]
-    RunDir { path: PathBuf, cause: std::io::Error },
+    RunDir {
+        path: PathBuf,
+        cause: std::io::Error,
+    },
     #[error("the agent cannot listen for signals: {0}")]
     Signals(std::io::Error),
     #[error(transparent)]
@@ -43,7 +46,10 @@ pub enum StartError {
 
 impl StartError {
     pub(super) fn run_dir(path: &Path, cause: std::io::Error) -> Self {
-        Self::RunDir { path: path.to_owned(), cause }
+        Self::RunDir {
+            path: path.to_owned(),
+            cause,
+        }
     }
 
     /// What to do next, where the cause alone does not say it.
@@ -53,7 +59,9 @@ impl StartError {
                 Some("found a cluster with `agent init`, or enter one with `agent join TOKEN`")
             }
             Self::RunDir { .. } => Some("run as root, or choose another place with --run-dir"),
-            Self::Expired(_) => Some("check this machine's clock and that another member can be reached"),
+            Self::Expired(_) => {
+                Some("check this machine's clock and that another member can be reached")
+            }
             Self::Store(log_store::StoreError::InUse { .. }) => {
                 Some("an agent is running on this machine already: see `agent status`")
             }

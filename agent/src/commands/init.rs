@@ -32,7 +32,12 @@ impl Init {
         run::prepare_directories(&self.settings)?;
         run::require_engine(&self.settings)?;
         run::require_free_port(&self.settings)?;
-        let entry = EntryRecord { founder: true, labels, members: Vec::new(), settings: self.settings.kept() };
+        let entry = EntryRecord {
+            founder: true,
+            labels,
+            members: Vec::new(),
+            settings: self.settings.kept(),
+        };
         found(&self.settings, name, entry)?;
         if systemd::takes_over(&self.settings) && !self.foreground {
             systemd::start()?;
@@ -44,7 +49,8 @@ impl Init {
 
 /// Writes a new cluster's first identity. `cluster.json`, written last, makes it count.
 fn found(settings: &Settings, name: String, entry: EntryRecord) -> Result<(), Failure> {
-    let failed = |err: &dyn std::fmt::Display| Failure::new(format!("the cluster was not founded: {err}"));
+    let failed =
+        |err: &dyn std::fmt::Display| Failure::new(format!("the cluster was not founded: {err}"));
     let mut random = rand::rng();
     let cluster = ClusterId::from_bits(random.random());
     let now = SystemClock.now();
@@ -52,7 +58,9 @@ fn found(settings: &Settings, name: String, entry: EntryRecord) -> Result<(), Fa
     let store = IdentityStore::in_data_directory(&settings.data_dir);
     let key = store.key().map_err(|err| failed(&err))?;
     let request = key.signing_request().map_err(|err| failed(&err))?;
-    let (certificate, node) = authority.sign_node(&request, cluster, now).map_err(|err| failed(&err))?;
+    let (certificate, node) = authority
+        .sign_node(&request, cluster, now)
+        .map_err(|err| failed(&err))?;
     let identity = Identity {
         cluster,
         node,
@@ -63,6 +71,8 @@ fn found(settings: &Settings, name: String, entry: EntryRecord) -> Result<(), Fa
         authorities: vec![authority.certificate_der().to_vec()],
     };
     entry.save(&settings.data_dir).map_err(|err| failed(&err))?;
-    store.save_authority_key(authority.key_pkcs8()).map_err(|err| failed(&err))?;
+    store
+        .save_authority_key(authority.key_pkcs8())
+        .map_err(|err| failed(&err))?;
     store.save(&identity).map_err(|err| failed(&err))
 }

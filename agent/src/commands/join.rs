@@ -42,7 +42,8 @@ impl Join {
         let engine = run::require_engine(&self.settings)?;
         run::require_free_port(&self.settings)?;
 
-        let failed = |err: &dyn std::fmt::Display| Failure::new(format!("this machine did not join: {err}"));
+        let failed =
+            |err: &dyn std::fmt::Display| Failure::new(format!("this machine did not join: {err}"));
         let store = IdentityStore::in_data_directory(&self.settings.data_dir);
         let key = store.key().map_err(|err| failed(&err))?;
         let raft = RaftId(rand::rng().random_range(1..=u64::MAX));
@@ -57,12 +58,37 @@ impl Join {
             facts: facts(advertised, Some(&engine)),
         }));
         let welcome = client_runtime()?
-            .block_on(join(token.seeds(), token.authority_digest, &request, Arc::new(SystemClock)))
+            .block_on(join(
+                token.seeds(),
+                token.authority_digest,
+                &request,
+                Arc::new(SystemClock),
+            ))
             .map_err(|err| join_failure(&err))?;
-        let Welcome { certificate, authorities, cluster, node, members } = welcome;
-        let entry = EntryRecord { members, settings: self.settings.kept(), ..EntryRecord::default() };
-        entry.save(&self.settings.data_dir).map_err(|err| failed(&err))?;
-        let identity = Identity { cluster, node, raft, name, key, chain: vec![certificate], authorities };
+        let Welcome {
+            certificate,
+            authorities,
+            cluster,
+            node,
+            members,
+        } = welcome;
+        let entry = EntryRecord {
+            members,
+            settings: self.settings.kept(),
+            ..EntryRecord::default()
+        };
+        entry
+            .save(&self.settings.data_dir)
+            .map_err(|err| failed(&err))?;
+        let identity = Identity {
+            cluster,
+            node,
+            raft,
+            name,
+            key,
+            chain: vec![certificate],
+            authorities,
+        };
         store.save(&identity).map_err(|err| failed(&err))?;
 
         if systemd::takes_over(&self.settings) && !self.foreground {
@@ -83,14 +109,17 @@ fn join_failure(err: &JoinError) -> Failure {
 fn read_token(given: &str) -> Result<JoinToken, Failure> {
     let text = if given == "-" {
         let mut line = String::new();
-        std::io::stdin()
-            .read_line(&mut line)
-            .map_err(|err| Failure::new(format!("the token cannot be read from standard input: {err}")))?;
+        std::io::stdin().read_line(&mut line).map_err(|err| {
+            Failure::new(format!(
+                "the token cannot be read from standard input: {err}"
+            ))
+        })?;
         line
     } else {
         given.to_owned()
     };
     text.trim().parse().map_err(|err| {
-        Failure::new(format!("{err}")).with_hint("`agent token create` on a member prints a fresh `agent join` command")
+        Failure::new(format!("{err}"))
+            .with_hint("`agent token create` on a member prints a fresh `agent join` command")
     })
 }

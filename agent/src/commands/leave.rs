@@ -39,7 +39,11 @@ impl Leave {
                 eprintln!("warning: {err}");
                 None
             }
-            Err(err) => return Err(Failure::new(err.to_string()).with_hint("`agent leave --force` leaves anyway")),
+            Err(err) => {
+                return Err(
+                    Failure::new(err.to_string()).with_hint("`agent leave --force` leaves anyway")
+                );
+            }
         };
         let told = client_runtime()?.block_on(self.tell_cluster());
         if let Err(failure) = told {
@@ -48,7 +52,10 @@ impl Leave {
             }
             eprintln!("warning: the cluster could not be told: {failure}");
             if let Some(identity) = identity {
-                eprintln!("warning: run `kawan node rm --force {}` on another node", identity.node);
+                eprintln!(
+                    "warning: run `kawan node rm --force {}` on another node",
+                    identity.node
+                );
             }
         }
         if systemd::takes_over(&self.settings) {
@@ -68,7 +75,10 @@ impl Leave {
         let me = cluster.this_node.to_string();
         let alone = cluster.nodes_ready <= 1;
         if !self.force && !alone {
-            let patch = NodePatch { availability: Some(Availability::Drain), ..NodePatch::default() };
+            let patch = NodePatch {
+                availability: Some(Availability::Drain),
+                ..NodePatch::default()
+            };
             client.patch_node(&me, &patch).await?;
             self.wait_for_drain(&client, &me).await?;
         }
@@ -117,9 +127,12 @@ impl Leave {
 /// Deletes what the agent knew. Identity goes first: without it the rest means nothing.
 fn forget(data_dir: &Path) -> Result<(), Failure> {
     let failed = |path: PathBuf, err: std::io::Error| {
-        Failure::new(format!("cannot delete {}: {err}", path.display())).with_hint("delete it by hand")
+        Failure::new(format!("cannot delete {}: {err}", path.display()))
+            .with_hint("delete it by hand")
     };
-    IdentityStore::in_data_directory(data_dir).clear().map_err(|err| Failure::new(err.to_string()))?;
+    IdentityStore::in_data_directory(data_dir)
+        .clear()
+        .map_err(|err| Failure::new(err.to_string()))?;
     let entries = match std::fs::read_dir(data_dir) {
         Ok(entries) => entries,
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -127,7 +140,11 @@ fn forget(data_dir: &Path) -> Result<(), Failure> {
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let removed = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
         removed.map_err(|err| failed(path, err))?;
     }
     Ok(())

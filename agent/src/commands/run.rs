@@ -69,7 +69,10 @@ pub(super) fn in_foreground(settings: Settings, announce: Announce) -> Result<()
         if let Err(failure) = announced {
             tracing::error!(%failure, "the agent runs, but its first greeting failed");
         }
-        agent.until_stopped().await.map_err(|err| Failure::new(err.to_string()))
+        agent
+            .until_stopped()
+            .await
+            .map_err(|err| Failure::new(err.to_string()))
     })
 }
 
@@ -88,7 +91,11 @@ async fn print_cluster(settings: &Settings) -> Result<(), Failure> {
     let cluster = client.cluster().await?;
     let created = token::create(&client, &token::Wish::default()).await?;
     let id = cluster.id.map(|id| id.to_string()).unwrap_or_default();
-    println!("Kawanan is ready: cluster {id}, node {} ({}).", cluster.this_node_name, cluster.this_node.short());
+    println!(
+        "Kawanan is ready: cluster {id}, node {} ({}).",
+        cluster.this_node_name,
+        cluster.this_node.short()
+    );
     println!();
     println!("On each further machine, within 24 hours:");
     println!();
@@ -101,7 +108,9 @@ async fn print_cluster(settings: &Settings) -> Result<(), Failure> {
 }
 
 async fn print_member(settings: &Settings) -> Result<(), Failure> {
-    let cluster = token::local_client(&RunDir::from(settings)).cluster().await?;
+    let cluster = token::local_client(&RunDir::from(settings))
+        .cluster()
+        .await?;
     println!(
         "Node {} ({}) is ready in a cluster of {} nodes. `kawan node ls` shows them.",
         cluster.this_node_name,
@@ -157,8 +166,11 @@ pub(super) fn require_engine(settings: &Settings) -> Result<EngineInfo, Failure>
 pub(super) fn require_free_port(settings: &Settings) -> Result<(), Failure> {
     match std::net::UdpSocket::bind(settings.listen()) {
         Ok(_) => Ok(()),
-        Err(err) => Err(Failure::new(format!("cannot listen on {} (UDP): {err}", settings.listen()))
-            .with_hint("another agent may run on this machine; choose another address with --listen")),
+        Err(err) => Err(Failure::new(format!(
+            "cannot listen on {} (UDP): {err}",
+            settings.listen()
+        ))
+        .with_hint("another agent may run on this machine; choose another address with --listen")),
     }
 }
 

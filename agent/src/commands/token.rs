@@ -67,7 +67,11 @@ pub(super) struct Wish {
 
 impl Default for Wish {
     fn default() -> Self {
-        Self { expires: Span::from_secs(24 * 3600), uses: None, note: String::new() }
+        Self {
+            expires: Span::from_secs(24 * 3600),
+            uses: None,
+            note: String::new(),
+        }
     }
 }
 
@@ -79,7 +83,11 @@ pub(super) fn local_client(at: &RunDir) -> Client {
 /// Makes a token.
 pub(super) async fn create(client: &Client, wish: &Wish) -> Result<CreatedToken, Failure> {
     let expires_in = (wish.expires.millis() > 0).then_some(wish.expires);
-    let wanted = CreateToken { expires_in, uses: wish.uses, note: wish.note.clone() };
+    let wanted = CreateToken {
+        expires_in,
+        uses: wish.uses,
+        note: wish.note.clone(),
+    };
     Ok(client.create_token(&wanted).await?)
 }
 
@@ -87,11 +95,16 @@ impl TokenCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         client_runtime()?.block_on(async {
             match self.verb {
-                Verb::Create { wish, quiet, at } => print_created(&create(&local_client(&at), &wish).await?, quiet),
+                Verb::Create { wish, quiet, at } => {
+                    print_created(&create(&local_client(&at), &wish).await?, quiet)
+                }
                 Verb::Ls { at } => print_list(&local_client(&at).tokens().await?),
                 Verb::Revoke { token, at } => {
                     let written = local_client(&at).revoke_token(&token).await?;
-                    println!("{} is revoked: no machine can join with it any more.", written.id);
+                    println!(
+                        "{} is revoked: no machine can join with it any more.",
+                        written.id
+                    );
                 }
                 Verb::Rotate { token, quiet, at } => {
                     let created = local_client(&at).rotate_token(token.as_deref()).await?;
@@ -111,7 +124,11 @@ fn print_created(created: &CreatedToken, quiet: bool) {
         println!("{}", created.join_token);
         return;
     }
-    let uses = created.token.uses_left.map(|uses| format!(", for {uses} machines")).unwrap_or_default();
+    let uses = created
+        .token
+        .uses_left
+        .map(|uses| format!(", for {uses} machines"))
+        .unwrap_or_default();
     match created.token.expires_at {
         Some(at) => println!("On each machine that is to join (until {at}{uses}):"),
         None => println!("On each machine that is to join (the token does not expire{uses}):"),
@@ -121,7 +138,10 @@ fn print_created(created: &CreatedToken, quiet: bool) {
 }
 
 fn print_list(tokens: &[TokenView]) {
-    println!("{:<25}  {:<7}  {:<24}  {:<9}  {:<4}  NOTE", "ID", "STATE", "EXPIRES", "USES LEFT", "USED");
+    println!(
+        "{:<25}  {:<7}  {:<24}  {:<9}  {:<4}  NOTE",
+        "ID", "STATE", "EXPIRES", "USES LEFT", "USED"
+    );
     for token in tokens {
         let state = match (token.valid, token.revoked_at) {
             (true, _) => "valid",
@@ -129,9 +149,16 @@ fn print_list(tokens: &[TokenView]) {
             (false, None) if token.uses_left == Some(0) => "used up",
             (false, None) => "expired",
         };
-        let expires = token.expires_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
-        let uses = token.uses_left.map_or_else(|| "no limit".to_owned(), |uses| uses.to_string());
-        println!("{:<25}  {state:<7}  {expires:<24}  {uses:<9}  {:<4}  {}", token.id, token.used, token.note);
+        let expires = token
+            .expires_at
+            .map_or_else(|| "never".to_owned(), |at| at.to_string());
+        let uses = token
+            .uses_left
+            .map_or_else(|| "no limit".to_owned(), |uses| uses.to_string());
+        println!(
+            "{:<25}  {state:<7}  {expires:<24}  {uses:<9}  {:<4}  {}",
+            token.id, token.used, token.note
+        );
     }
 }
 

@@ -32,7 +32,15 @@ pub(super) async fn run(parts: LeaderParts) {
             wake_instant(plan.wake_at, parts.clock.now())
         } else {
             debug!(changes = plan.changes.len(), basis = %current.revision, "committing a plan");
-            if commit(&parts, Command::Plan { basis: current.revision, changes: plan.changes }).await {
+            if commit(
+                &parts,
+                Command::Plan {
+                    basis: current.revision,
+                    changes: plan.changes,
+                },
+            )
+            .await
+            {
                 continue;
             }
             Instant::now() + AFTER_REFUSAL
@@ -49,7 +57,12 @@ pub(super) async fn run(parts: LeaderParts) {
 /// A new leader first applies everything that earlier terms committed; until then its view may be old.
 async fn caught_up(parts: &LeaderParts) -> bool {
     match parts.consensus.read_index().await {
-        Ok(revision) => reached(&mut parts.consensus.state(), |state| state.revision >= revision).await,
+        Ok(revision) => {
+            reached(&mut parts.consensus.state(), |state| {
+                state.revision >= revision
+            })
+            .await
+        }
         Err(err) => {
             debug!(%err, "leadership ended before it began");
             false

@@ -19,7 +19,10 @@ pub(super) enum Hold {
     /// This node stood still a moment ago.
     DistrustsItself,
     /// Half of the nodes or more, and at least two, are silent: the network may be cut around us.
-    TooManySilent { silent: usize, of: usize },
+    TooManySilent {
+        silent: usize,
+        of: usize,
+    },
     TooSoon,
 }
 
@@ -31,11 +34,20 @@ pub(super) struct EvictionGuard {
 
 impl EvictionGuard {
     pub(super) fn new(now: Instant) -> Self {
-        Self { elected: now, last: None }
+        Self {
+            elected: now,
+            last: None,
+        }
     }
 
     /// Whether one of `silent` nodes out of `members` may be declared down now.
-    pub(super) fn check(&self, now: Instant, trusted: bool, silent: usize, members: usize) -> Result<(), Hold> {
+    pub(super) fn check(
+        &self,
+        now: Instant,
+        trusted: bool,
+        silent: usize,
+        members: usize,
+    ) -> Result<(), Hold> {
         if !trusted {
             return Err(Hold::DistrustsItself);
         }
@@ -43,9 +55,15 @@ impl EvictionGuard {
             return Err(Hold::JustElected);
         }
         if silent >= 2 && silent * 2 >= members {
-            return Err(Hold::TooManySilent { silent, of: members });
+            return Err(Hold::TooManySilent {
+                silent,
+                of: members,
+            });
         }
-        if self.last.is_some_and(|last| now.duration_since(last) < BETWEEN) {
+        if self
+            .last
+            .is_some_and(|last| now.duration_since(last) < BETWEEN)
+        {
             return Err(Hold::TooSoon);
         }
         Ok(())
@@ -69,19 +87,38 @@ mod tests {
     async fn one_of_three_may_go_but_not_two() {
         let (guard, now) = settled();
         assert_eq!(guard.check(now, true, 1, 3), Ok(()));
-        assert_eq!(guard.check(now, true, 2, 3), Err(Hold::TooManySilent { silent: 2, of: 3 }));
+        assert_eq!(
+            guard.check(now, true, 2, 3),
+            Err(Hold::TooManySilent { silent: 2, of: 3 })
+        );
         assert_eq!(guard.check(now, true, 2, 5), Ok(()));
-        assert_eq!(guard.check(now, true, 3, 5), Err(Hold::TooManySilent { silent: 3, of: 5 }));
-        assert_eq!(guard.check(now, true, 1, 2), Ok(()), "the only other node may be declared down");
+        assert_eq!(
+            guard.check(now, true, 3, 5),
+            Err(Hold::TooManySilent { silent: 3, of: 5 })
+        );
+        assert_eq!(
+            guard.check(now, true, 1, 2),
+            Ok(()),
+            "the only other node may be declared down"
+        );
     }
 
     #[tokio::test]
     async fn evictions_keep_a_distance_and_wait_after_an_election() {
         let (mut guard, now) = settled();
-        assert_eq!(guard.check(now - Duration::from_millis(1), true, 1, 3), Err(Hold::JustElected));
+        assert_eq!(
+            guard.check(now - Duration::from_millis(1), true, 1, 3),
+            Err(Hold::JustElected)
+        );
         guard.evicted(now);
-        assert_eq!(guard.check(now + Duration::from_secs(1), true, 1, 5), Err(Hold::TooSoon));
+        assert_eq!(
+            guard.check(now + Duration::from_secs(1), true, 1, 5),
+            Err(Hold::TooSoon)
+        );
         assert_eq!(guard.check(now + BETWEEN, true, 1, 5), Ok(()));
-        assert_eq!(guard.check(now + BETWEEN, false, 1, 5), Err(Hold::DistrustsItself));
+        assert_eq!(
+            guard.check(now + BETWEEN, false, 1, 5),
+            Err(Hold::DistrustsItself)
+        );
     }
 }

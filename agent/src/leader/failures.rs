@@ -76,10 +76,19 @@ impl FailureWatch {
         for node in &returned {
             if self.answers(*node).await {
                 info!(%node, "node is back");
-                commit(&self.parts, Command::SetNodeStatus { id: *node, status: NodeStatus::Ready }).await;
+                commit(
+                    &self.parts,
+                    Command::SetNodeStatus {
+                        id: *node,
+                        status: NodeStatus::Ready,
+                    },
+                )
+                .await;
             }
         }
-        let probes = silent.iter().map(|node| self.is_gone(*node, &state, &liveness));
+        let probes = silent
+            .iter()
+            .map(|node| self.is_gone(*node, &state, &liveness));
         let verdicts = futures::future::join_all(probes).await;
         for (node, gone) in silent.iter().zip(verdicts) {
             let failed = self.failed_rounds.entry(*node).or_default();
@@ -116,37 +125,69 @@ impl FailureWatch {
     }
 
     async fn answers(&self, node: NodeId) -> bool {
-        matches!(self.ask(node, &Request::Ping, PROBE_DEADLINE).await, Some(Answer::Pong))
+        matches!(
+            self.ask(node, &Request::Ping, PROBE_DEADLINE).await,
+            Some(Answer::Pong)
+        )
     }
 
     async fn reaches(&self, witness: NodeId, target: NodeId) -> bool {
-        let answer = self.ask(witness, &Request::Probe { target }, INDIRECT_DEADLINE).await;
+        let answer = self
+            .ask(witness, &Request::Probe { target }, INDIRECT_DEADLINE)
+            .await;
         matches!(answer, Some(Answer::Probed { reachable: true }))
     }
 
     async fn ask(&self, node: NodeId, request: &Request, deadline: Duration) -> Option<Answer> {
         let request = codec::encode(request).ok()?;
-        let answer = self.parts.links.call(node, request.into(), deadline).await.ok()?;
+        let answer = self
+            .parts
+            .links
+            .call(node, request.into(), deadline)
+            .await
+            .ok()?;
         codec::decode(&answer).ok()
     }
 
     async fn declare_one_down(&mut self, state: &ClusterState, liveness: &Liveness, silent: usize) {
-        let confirmed = self.failed_rounds.iter().find(|(_, rounds)| **rounds >= ROUNDS_TO_CONFIRM);
+        let confirmed = self
+            .failed_rounds
+            .iter()
+            .find(|(_, rounds)| **rounds >= ROUNDS_TO_CONFIRM);
         let Some((&node, _)) = confirmed else {
             self.last_hold = None;
             return;
         };
-        let members = state.nodes.values().filter(|node| node.status == NodeStatus::Ready).count();
-        if let Err(hold) = self.guard.check(Instant::now(), !liveness.untrusted, silent, members) {
+        let members = state
+            .nodes
+            .values()
+            .filter(|node| node.status == NodeStatus::Ready)
+            .count();
+        if let Err(hold) = self
+            .guard
+            .check(Instant::now(), !liveness.untrusted, silent, members)
+        {
             if self.last_hold != Some(hold) {
                 warn!(%node, ?hold, "node is silent but is not declared down");
                 self.last_hold = Some(hold);
             }
             return;
         }
-        let name = state.nodes.get(&node).map(|node| node.name.as_str()).unwrap_or_default();
+        let name = state
+            .nodes
+            .get(&node)
+            .map(|node| node.name.as_str())
+            .unwrap_or_default();
         warn!(%node, name, "node is down: it answers neither this node nor others");
-        if commit(&self.parts, Command::SetNodeStatus { id: node, status: NodeStatus::Down }).await {
+        if commit(
+            &self.parts,
+            Command::SetNodeStatus {
+                id: node,
+                status: NodeStatus::Down,
+            },
+        )
+        .await
+        {
             self.guard.evicted(Instant::now());
             self.failed_rounds.remove(&node);
         }
@@ -154,11 +195,19 @@ impl FailureWatch {
 }
 
 fn ready_others(state: &ClusterState, me: NodeId) -> impl Iterator<Item = &Arc<Node>> {
-    state.nodes.values().filter(move |node| node.status == NodeStatus::Ready && node.id != me)
+    state
+        .nodes
+        .values()
+        .filter(move |node| node.status == NodeStatus::Ready && node.id != me)
 }
 
 /// Nodes that are down in the log and alive in gossip.
 fn returned(state: &ClusterState, liveness: &Liveness) -> Vec<NodeId> {
-    let down = state.nodes.values().filter(|node| node.status == NodeStatus::Down);
-    down.map(|node| node.id).filter(|node| liveness.is_alive(*node)).collect()
+    let down = state
+        .nodes
+        .values()
+        .filter(|node| node.status == NodeStatus::Down);
+    down.map(|node| node.id)
+        .filter(|node| liveness.is_alive(*node))
+        .collect()
 }

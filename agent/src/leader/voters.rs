@@ -59,27 +59,36 @@ fn decide(parts: &LeaderParts, leading_since: Instant) -> Option<MemberStep> {
         .map(|node| {
             let peer = liveness.peers.get(&node.id);
             let alive = node.id == parts.me
-                || (node.status == NodeStatus::Ready && peer.is_some_and(|peer| peer.state == PeerState::Alive));
+                || (node.status == NodeStatus::Ready
+                    && peer.is_some_and(|peer| peer.state == PeerState::Alive));
             let since = peer.map_or(leading_since, |peer| peer.since);
             let caught_up = node.id == parts.me || is_caught_up(&status, node.raft_id);
-            let health = MemberHealth { alive, caught_up, stable_for: since.elapsed() };
+            let health = MemberHealth {
+                alive,
+                caught_up,
+                stable_for: since.elapsed(),
+            };
             (node.raft_id, health)
         })
         .collect();
     let conf = RaftConf {
         voters: status.members.voters.clone(),
         voters_outgoing: status.members.outgoing.clone(),
-        learners: status.members.learners.union(&status.members.learners_next).copied().collect(),
+        learners: status
+            .members
+            .learners
+            .union(&status.members.learners_next)
+            .copied()
+            .collect(),
     };
     next_step(&state, &conf, &health, leader)
 }
 
 /// Whether a member holds nearly all of the log: at most [`BEHIND_MAX`] entries are missing.
 fn is_caught_up(status: &ConsensusStatus, member: RaftId) -> bool {
-    status
-        .progress
-        .get(&member)
-        .is_some_and(|progress| progress.active && progress.matched.0 + BEHIND_MAX >= status.committed.0)
+    status.progress.get(&member).is_some_and(|progress| {
+        progress.active && progress.matched.0 + BEHIND_MAX >= status.committed.0
+    })
 }
 
 async fn carry_out(parts: &LeaderParts, step: &MemberStep) -> bool {
@@ -102,7 +111,12 @@ async fn carry_out(parts: &LeaderParts, step: &MemberStep) -> bool {
 
 async fn hand_over_key(parts: &LeaderParts, raft_id: RaftId) -> bool {
     let state = parts.consensus.state().borrow().clone();
-    let Some(node) = state.nodes.values().find(|node| node.raft_id == raft_id).map(|node| node.id) else {
+    let Some(node) = state
+        .nodes
+        .values()
+        .find(|node| node.raft_id == raft_id)
+        .map(|node| node.id)
+    else {
         return false;
     };
     if node == parts.me {
@@ -120,7 +134,9 @@ async fn hand_over_key(parts: &LeaderParts, raft_id: RaftId) -> bool {
 }
 
 async fn give_key(parts: &LeaderParts, node: NodeId, key: Vec<u8>) -> bool {
-    let Ok(request) = codec::encode(&Request::HoldAuthorityKey { key }) else { return false };
+    let Ok(request) = codec::encode(&Request::HoldAuthorityKey { key }) else {
+        return false;
+    };
     match parts.links.call(node, request.into(), KEY_DEADLINE).await {
         Ok(answer) => matches!(codec::decode(&answer), Ok(Answer::Done)),
         Err(_) => false,

@@ -238,7 +238,10 @@ impl PortsOwner {
 
     async fn ensure(&mut self, key: PortKey) -> Result<(), PortInUse> {
         let is_open = |this: &Self| {
-            let told = this.told.as_ref().is_some_and(|table| table.contains_key(&key));
+            let told = this
+                .told
+                .as_ref()
+                .is_some_and(|table| table.contains_key(&key));
             told && this.line.is_open() && !this.failed.contains_key(&key)
         };
         self.reserved.insert(key, Instant::now());

@@ -170,12 +170,17 @@ impl Converger {
             .has_unaccepted()
             .then(|| now + UNREPORTED_EVERY);
         let catch_up = (!*self.parts.caught_up.borrow()).then_some(self.started + CATCH_UP_MAX);
-        [Some(self.list_at), self.retries.next(), unreported, catch_up]
-            .into_iter()
-            .flatten()
-            .filter(|at| *at > now)
-            .min()
-            .unwrap_or(now + LIST_EVERY)
+        [
+            Some(self.list_at),
+            self.retries.next(),
+            unreported,
+            catch_up,
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|at| *at > now)
+        .min()
+        .unwrap_or(now + LIST_EVERY)
     }
 
     /// Opens the event stream before the list that follows it, so that nothing falls between the two.
@@ -370,7 +375,9 @@ impl Converger {
             Err(RunFailure::Engine(err)) => {
                 let wait = self.retries.failed(Subject::Task(task), &err);
                 tracing::info!(%task, %err, ?wait, "a task did not start, trying again");
-                self.tools.progress.note(task, &format!("trying again: {err}"));
+                self.tools
+                    .progress
+                    .note(task, &format!("trying again: {err}"));
             }
         }
         if let Some(container) = container {
@@ -530,10 +537,11 @@ impl Converger {
             .as_ref()
             .and_then(|id| self.sight.get(id))
             .is_some_and(|seen| matches!(seen.status, ContainerStatus::Exited { .. }));
-        if self
-            .memory
-            .note_start(id, ended || task.state == TaskState::Running, self.parts.clock.now())
-        {
+        if self.memory.note_start(
+            id,
+            ended || task.state == TaskState::Running,
+            self.parts.clock.now(),
+        ) {
             tracing::info!(%id, "starting a task again without being told to");
             self.reporter.withdraw(id);
         }

@@ -81,13 +81,20 @@ impl PeerService {
             Ok(request) => request,
             Err(err) => {
                 warn!(%from, %err, "a request that this version cannot read");
-                let error = ApiError::new(ErrorCode::Invalid, format!("the request cannot be read: {err}"));
-                return Answer::Failed(error.with_hint("the nodes run versions that are too far apart"));
+                let error = ApiError::new(
+                    ErrorCode::Invalid,
+                    format!("the request cannot be read: {err}"),
+                );
+                return Answer::Failed(
+                    error.with_hint("the nodes run versions that are too far apart"),
+                );
             }
         };
         match request {
             Request::Ping => Answer::Pong,
-            Request::Probe { target } => Answer::Probed { reachable: self.reaches(target).await },
+            Request::Probe { target } => Answer::Probed {
+                reachable: self.reaches(target).await,
+            },
             Request::Propose(entry) => answer_propose(&self.log, &entry).await,
             Request::ReadIndex => answer_read_index(&self.log).await,
             Request::Join { request } => self.admission.decide(request).await,
@@ -96,9 +103,14 @@ impl PeerService {
     }
 
     async fn reaches(&self, target: NodeId) -> bool {
-        let Ok(ping) = codec::encode(&Request::Ping) else { return false };
+        let Ok(ping) = codec::encode(&Request::Ping) else {
+            return false;
+        };
         let answer = self.links.call(target, ping.into(), PROBE_DEADLINE).await;
-        matches!(answer.map(|bytes| codec::decode(&bytes)), Ok(Ok(Answer::Pong)))
+        matches!(
+            answer.map(|bytes| codec::decode(&bytes)),
+            Ok(Ok(Answer::Pong))
+        )
     }
 }
 

@@ -26,19 +26,38 @@ pub async fn serve(logs: LogSource, mut streams: mpsc::Receiver<StreamCall>) {
 }
 
 async fn answer(logs: LogSource, call: StreamCall) {
-    let StreamRequest::Logs { task, follow, tail, since } = match codec::decode(&call.request) {
+    let StreamRequest::Logs {
+        task,
+        follow,
+        tail,
+        since,
+    } = match codec::decode(&call.request) {
         Ok(request) => request,
         Err(err) => {
             debug!(from = %call.from, %err, "a request for a stream cannot be read");
             return;
         }
     };
-    let opened = timeout(OPEN_DEADLINE, logs.open(task, LogQuery { follow, tail, since })).await;
+    let opened = timeout(
+        OPEN_DEADLINE,
+        logs.open(
+            task,
+            LogQuery {
+                follow,
+                tail,
+                since,
+            },
+        ),
+    )
+    .await;
     let mut frames = match opened {
         Ok(Ok(frames)) => frames,
         Ok(Err(error)) => return last_word(&call.frames, error).await,
         Err(_) => {
-            let error = ApiError::new(kawanan_api::ErrorCode::Unavailable, "the container engine does not answer");
+            let error = ApiError::new(
+                kawanan_api::ErrorCode::Unavailable,
+                "the container engine does not answer",
+            );
             return last_word(&call.frames, error).await;
         }
     };

@@ -51,10 +51,7 @@ impl Sight {
     /// One container as it is after an action or an inspection.
     pub(super) fn saw(&mut self, seen: SeenContainer) {
         self.now += 1;
-        let looked = Looked {
-            at: self.now,
-            seen,
-        };
+        let looked = Looked { at: self.now, seen };
         self.containers.insert(looked.seen.id.clone(), looked);
     }
 
