@@ -6,8 +6,8 @@
 //! the log has it. Dropping [`Node`] ends the work here and leaves every container as it is.
 
 mod converger;
-pub mod engine;
 mod endpoints;
+pub mod engine;
 mod logs;
 mod permits;
 mod progress;

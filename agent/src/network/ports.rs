@@ -123,7 +123,7 @@ impl PortsHandle {
 }
 
 /// How a proxy is started when none runs. It must outlive the agent.
-pub trait Launch: Send + 'static {
+pub trait Launch: Send + Sync + 'static {
     /// Starts one, or says why not. The proxy opens its socket a moment later.
     ///
     /// # Errors
@@ -238,7 +238,10 @@ impl PortsOwner {
 
     async fn ensure(&mut self, key: PortKey) -> Result<(), PortInUse> {
         let is_open = |this: &Self| {
-            let told = this.told.as_ref().is_some_and(|table| table.contains_key(&key));
+            let told = this
+                .told
+                .as_ref()
+                .is_some_and(|table| table.contains_key(&key));
             told && this.line.is_open() && !this.failed.contains_key(&key)
         };
         self.reserved.insert(key, Instant::now());

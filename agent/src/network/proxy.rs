@@ -78,15 +78,25 @@ pub async fn run(directory: &Path) -> io::Result<()> {
 }
 
 fn take_lock(files: &ProxyFiles) -> io::Result<File> {
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(files.lock())?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| io::Error::new(io::ErrorKind::AddrInUse, "another port proxy runs in this directory"))?;
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(files.lock())?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another port proxy runs in this directory",
+        )
+    })?;
     Ok(lock)
 }
 
 /// The table that was served last; an unreadable one is empty, the agent will tell it again.
 fn last_table(files: &ProxyFiles) -> PortTable {
-    let Ok(bytes) = std::fs::read(files.last_table()) else { return PortTable::new() };
+    let Ok(bytes) = std::fs::read(files.last_table()) else {
+        return PortTable::new();
+    };
     match serde_json::from_slice::<Order>(&bytes) {
         Ok(order) => order.table(),
         Err(err) => {
@@ -115,7 +125,11 @@ impl Drop for OpenPort {
 
 impl Proxy {
     fn new(files: ProxyFiles) -> Self {
-        Self { files, ports: BTreeMap::new(), places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Self {
+            files,
+            ports: BTreeMap::new(),
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        }
     }
 
     /// Serves exactly this table; returns the ports that could not be opened.
@@ -138,7 +152,10 @@ impl Proxy {
                 Ok(open) => {
                     self.ports.insert(*key, open);
                 }
-                Err(err) => failed.push(PortFailure { key: *key, cause: cause_of(&err) }),
+                Err(err) => failed.push(PortFailure {
+                    key: *key,
+                    cause: cause_of(&err),
+                }),
             }
         }
         failed
@@ -156,10 +173,13 @@ impl Proxy {
     /// Remembers the table for the next start. A failed write costs only that memory.
     fn keep_table(&self, order: &Order) {
         let aside = self.files.last_table().with_extension("new");
-        let written = serde_json::to_vec(&Order { exit: false, ..order.clone() })
-            .map_err(io::Error::other)
-            .and_then(|bytes| std::fs::write(&aside, bytes))
-            .and_then(|()| std::fs::rename(&aside, self.files.last_table()));
+        let written = serde_json::to_vec(&Order {
+            exit: false,
+            ..order.clone()
+        })
+        .map_err(io::Error::other)
+        .and_then(|bytes| std::fs::write(&aside, bytes))
+        .and_then(|()| std::fs::rename(&aside, self.files.last_table()));
         if let Err(err) = written {
             warn!(%err, "the table was not kept for a restart");
         }
@@ -172,7 +192,10 @@ impl Proxy {
             info!(%err, "the control socket was gone already");
         }
         let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
-        if timeout(DRAIN_DEADLINE, self.places.acquire_many(all)).await.is_err() {
+        if timeout(DRAIN_DEADLINE, self.places.acquire_many(all))
+            .await
+            .is_err()
+        {
             info!("connections that are still open are cut off");
         }
     }

@@ -68,12 +68,25 @@ pub struct PortFailure {
 
 impl Order {
     pub fn of(table: &PortTable) -> Self {
-        let ports = table.iter().map(|(key, backends)| PortRow { key: *key, backends: backends.clone() }).collect();
-        Self { version: CONTROL_VERSION, ports, exit: false }
+        let ports = table
+            .iter()
+            .map(|(key, backends)| PortRow {
+                key: *key,
+                backends: backends.clone(),
+            })
+            .collect();
+        Self {
+            version: CONTROL_VERSION,
+            ports,
+            exit: false,
+        }
     }
 
     pub fn table(&self) -> PortTable {
-        self.ports.iter().map(|row| (row.key, row.backends.clone())).collect()
+        self.ports
+            .iter()
+            .map(|row| (row.key, row.backends.clone()))
+            .collect()
     }
 }
 
@@ -85,7 +98,9 @@ pub struct ProxyFiles {
 
 impl ProxyFiles {
     pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned() }
+        Self {
+            directory: directory.to_owned(),
+        }
     }
 
     pub fn directory(&self) -> &Path {
@@ -116,7 +131,10 @@ mod tests {
 
     #[test]
     fn a_table_survives_the_trip() {
-        let key = PortKey { port: 8080, protocol: Protocol::Tcp };
+        let key = PortKey {
+            port: 8080,
+            protocol: Protocol::Tcp,
+        };
         let table: PortTable = [(key, vec!["172.17.0.2:80".parse().unwrap()])].into();
         let line = serde_json::to_string(&Order::of(&table)).unwrap();
         assert_eq!(serde_json::from_str::<Order>(&line).unwrap().table(), table);

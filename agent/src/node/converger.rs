@@ -57,8 +57,11 @@ pub(super) struct Converger {
     subscribing: bool,
     /// Attempts to open the event stream so far.
     subscriptions: u32,
-    /// When the newest event stream was opened. A list that began earlier may miss what came between.
+    /// When the newest event stream was opened, until a list that began later was seen.
     subscribed: Option<Began>,
+    /// Since when the engine is away, until a list that began later was seen. Nothing is decided meanwhile: what
+    /// stopped with the engine did not end by itself.
+    away: Option<Began>,
     listing: bool,
     list_at: Instant,
     /// Nothing is decided before the first list.
@@ -102,6 +105,7 @@ impl Converger {
             subscribing: false,
             subscriptions: 0,
             subscribed: None,
+            away: None,
             listing: false,
             list_at: Instant::now(),
             listed: false,
@@ -170,12 +174,17 @@ impl Converger {
             .has_unaccepted()
             .then(|| now + UNREPORTED_EVERY);
         let catch_up = (!*self.parts.caught_up.borrow()).then_some(self.started + CATCH_UP_MAX);
-        [Some(self.list_at), self.retries.next(), unreported, catch_up]
-            .into_iter()
-            .flatten()
-            .filter(|at| *at > now)
-            .min()
-            .unwrap_or(now + LIST_EVERY)
+        [
+            Some(self.list_at),
+            self.retries.next(),
+            unreported,
+            catch_up,
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|at| *at > now)
+        .min()
+        .unwrap_or(now + LIST_EVERY)
     }
 
     /// Opens the event stream before the list that follows it, so that nothing falls between the two.
@@ -233,6 +242,8 @@ impl Converger {
         let Some(hint) = hint else {
             tracing::info!("the event stream of the container engine ended; opening another");
             self.events = None;
+            self.away = Some(self.sight.begin());
+            self.list_at = Instant::now();
             return;
         };
         let Some(id) = hint.container else {
@@ -313,17 +324,20 @@ impl Converger {
                 self.list_at =
                     Instant::now() + LIST_EVERY - fifth + self.parts.random.up_to(2 * fifth);
                 match self.subscribed {
+                    // It may have missed what came before the stream was open.
                     Some(subscribed) if began < subscribed => self.list_at = Instant::now(),
-                    // The first look after the engine was away: what stopped meanwhile stopped with it.
-                    Some(_) => {
-                        self.first_pass = true;
-                        self.subscribed = None;
-                    }
-                    None => {}
+                    _ => self.subscribed = None,
+                }
+                if self.away.is_some_and(|away| began > away) {
+                    self.away = None;
+                    self.first_pass = true;
                 }
             }
             Err(err) => {
                 tracing::warn!(%err, "the containers of this node cannot be listed");
+                if matches!(err, EngineError::Unreachable { .. }) {
+                    self.away = Some(self.sight.begin());
+                }
                 self.list_at = Instant::now() + ASK_AGAIN;
             }
         }
@@ -370,7 +384,9 @@ impl Converger {
             Err(RunFailure::Engine(err)) => {
                 let wait = self.retries.failed(Subject::Task(task), &err);
                 tracing::info!(%task, %err, ?wait, "a task did not start, trying again");
-                self.tools.progress.note(task, &format!("trying again: {err}"));
+                self.tools
+                    .progress
+                    .note(task, &format!("trying again: {err}"));
             }
         }
         if let Some(container) = container {
@@ -421,7 +437,8 @@ impl Converger {
         let state = self.parts.state.borrow().clone();
         self.reporter.prune(&state, self.parts.node);
         let caught_up = *self.parts.caught_up.borrow();
-        if !self.listed || !caught_up && self.started.elapsed() < CATCH_UP_MAX {
+        let has_looked = self.listed && self.away.is_none();
+        if !has_looked || !caught_up && self.started.elapsed() < CATCH_UP_MAX {
             return;
         }
         self.forget(&state);
@@ -530,10 +547,11 @@ impl Converger {
             .as_ref()
             .and_then(|id| self.sight.get(id))
             .is_some_and(|seen| matches!(seen.status, ContainerStatus::Exited { .. }));
-        if self
-            .memory
-            .note_start(id, ended || task.state == TaskState::Running, self.parts.clock.now())
-        {
+        if self.memory.note_start(
+            id,
+            ended || task.state == TaskState::Running,
+            self.parts.clock.now(),
+        ) {
             tracing::info!(%id, "starting a task again without being told to");
             self.reporter.withdraw(id);
         }

@@ -23,7 +23,11 @@ pub(super) fn table(
         let Some(spec) = state.spec_of(task) else {
             continue;
         };
-        for port in spec.ports.iter().filter(|port| port.mode == PortMode::Ingress) {
+        for port in spec
+            .ports
+            .iter()
+            .filter(|port| port.mode == PortMode::Ingress)
+        {
             let key = PortKey {
                 port: port.published.get(),
                 protocol: port.protocol,

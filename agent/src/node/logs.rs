@@ -69,8 +69,11 @@ impl LogSource {
         let listed = listed.map_err(|err| unavailable(&err))?;
         let found = listed.into_iter().find(|seen| seen.task == Some(task));
         found.map(|seen| seen.id).ok_or_else(|| {
-            ApiError::not_found(format!("task {} has no container on this node", task.short()))
-                .with_hint("it may be waiting for its image, or its container was removed already")
+            ApiError::not_found(format!(
+                "task {} has no container on this node",
+                task.short()
+            ))
+            .with_hint("it may be waiting for its image, or its container was removed already")
         })
     }
 }

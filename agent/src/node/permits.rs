@@ -45,11 +45,7 @@ impl Permits {
     }
 }
 
-async fn with_place<T>(
-    places: &Semaphore,
-    kept: Duration,
-    call: impl Future<Output = T>,
-) -> T {
+async fn with_place<T>(places: &Semaphore, kept: Duration, call: impl Future<Output = T>) -> T {
     // The semaphores are never closed; without a place the call would only be less bounded.
     let place = places.acquire().await.ok();
     let mut call = std::pin::pin!(call);

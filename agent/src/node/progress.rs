@@ -31,7 +31,8 @@ impl Progress {
     }
 
     pub(super) fn clear(&self, task: TaskId) {
-        self.0.send_if_modified(|notes| notes.remove(&task).is_some());
+        self.0
+            .send_if_modified(|notes| notes.remove(&task).is_some());
     }
 
     /// Drops the notes of tasks that are over.

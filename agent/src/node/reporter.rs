@@ -177,7 +177,9 @@ impl Courier {
                 Err(err) => {
                     // Sent again as it is: a report that took effect already is passed over.
                     match err.code {
-                        ErrorCode::NoLeader | ErrorCode::OutcomeUnknown | ErrorCode::Unavailable => {
+                        ErrorCode::NoLeader
+                        | ErrorCode::OutcomeUnknown
+                        | ErrorCode::Unavailable => {
                             tracing::debug!(%err, "reports wait");
                         }
                         _ => tracing::warn!(%err, "reports are refused"),

@@ -63,7 +63,10 @@ impl Line {
         }
         let (stream, report) = match self.reach(order).await {
             Ok((_, report)) if report.build != self.build => {
-                info!(old = report.build, "another version of the port proxy serves; taking over");
+                info!(
+                    old = report.build,
+                    "another version of the port proxy serves; taking over"
+                );
                 self.start(order).await?
             }
             Ok(reached) => reached,

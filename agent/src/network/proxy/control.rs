@@ -10,7 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::super::table::{CONTROL_VERSION, LINE_BYTES_MAX, Order, PortFailure, ProxyFiles, Report};
+use super::super::table::{
+    CONTROL_VERSION, LINE_BYTES_MAX, Order, PortFailure, ProxyFiles, Report,
+};
 
 /// An order that waits to be carried out.
 pub(super) struct Pending {
@@ -56,13 +58,21 @@ async fn converse(stream: UnixStream, orders: mpsc::Sender<Pending>) -> io::Resu
     let mut stream = BufReader::new(stream);
     loop {
         let mut line = String::new();
-        if (&mut stream).take(LINE_BYTES_MAX).read_line(&mut line).await? == 0 {
+        if (&mut stream)
+            .take(LINE_BYTES_MAX)
+            .read_line(&mut line)
+            .await?
+            == 0
+        {
             return Ok(());
         }
         let order: Order = serde_json::from_str(&line).map_err(io::Error::other)?;
         let (reply, failed) = oneshot::channel();
         let ended = || io::Error::other("the proxy is ending");
-        orders.send(Pending { order, reply }).await.map_err(|_| ended())?;
+        orders
+            .send(Pending { order, reply })
+            .await
+            .map_err(|_| ended())?;
         let report = Report {
             version: CONTROL_VERSION,
             build: env!("CARGO_PKG_VERSION").to_owned(),

@@ -52,10 +52,16 @@ fn bind(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-async fn accept(listener: TcpListener, backends: watch::Receiver<Backends>, places: Arc<Semaphore>) {
+async fn accept(
+    listener: TcpListener,
+    backends: watch::Receiver<Backends>,
+    places: Arc<Semaphore>,
+) {
     let turn = Arc::new(AtomicUsize::new(0));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok((client, _)) => {
                 tokio::spawn(pass_on(client, backends.clone(), Arc::clone(&turn), place));
@@ -83,7 +89,9 @@ async fn pass_on(
             debug!(%err, "a connection keeps waiting for full packets");
         }
     }
-    if let Err(err) = copy_bidirectional_with_sizes(&mut client, &mut container, BUFFER_BYTES, BUFFER_BYTES).await {
+    if let Err(err) =
+        copy_bidirectional_with_sizes(&mut client, &mut container, BUFFER_BYTES, BUFFER_BYTES).await
+    {
         debug!(%err, "a connection ended early");
     }
 }

@@ -28,7 +28,11 @@ async fn ask(port: u16) -> String {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 fn proxy() -> (Proxy, tempfile::TempDir) {
@@ -37,7 +41,10 @@ fn proxy() -> (Proxy, tempfile::TempDir) {
 }
 
 fn tcp(port: u16) -> PortKey {
-    PortKey { port, protocol: Protocol::Tcp }
+    PortKey {
+        port,
+        protocol: Protocol::Tcp,
+    }
 }
 
 #[tokio::test]
@@ -51,7 +58,10 @@ async fn connections_take_turns_and_skip_a_container_that_refuses() {
     for _ in 0..6 {
         answers.push(ask(port).await);
     }
-    assert!(answers.iter().all(|answer| answer == "a" || answer == "b"), "{answers:?}");
+    assert!(
+        answers.iter().all(|answer| answer == "a" || answer == "b"),
+        "{answers:?}"
+    );
     assert!(answers.contains(&"a".to_owned()) && answers.contains(&"b".to_owned()));
 }
 
@@ -81,7 +91,8 @@ async fn a_port_of_another_program_is_reported_and_the_others_are_served() {
     let taken_port = taken.local_addr().unwrap().port();
     let free = free_port();
     let backend = server("x").await;
-    let failed = proxy.apply(&[(tcp(taken_port), vec![backend]), (tcp(free), vec![backend])].into());
+    let failed =
+        proxy.apply(&[(tcp(taken_port), vec![backend]), (tcp(free), vec![backend])].into());
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0].key, tcp(taken_port));
     assert_eq!(failed[0].cause, "another process listens on it");
@@ -100,12 +111,28 @@ async fn datagrams_find_their_way_there_and_back() {
         }
     });
     let port = free_port();
-    assert!(proxy.apply(&[(PortKey { port, protocol: Protocol::Udp }, vec![backend])].into()).is_empty());
+    assert!(
+        proxy
+            .apply(
+                &[(
+                    PortKey {
+                        port,
+                        protocol: Protocol::Udp
+                    },
+                    vec![backend]
+                )]
+                .into()
+            )
+            .is_empty()
+    );
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     client.connect(("127.0.0.1", port)).await.unwrap();
     client.send(b"hello").await.unwrap();
     let mut answer = [0; 100];
-    let size = timeout(Duration::from_secs(5), client.recv(&mut answer)).await.unwrap().unwrap();
+    let size = timeout(Duration::from_secs(5), client.recv(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(&answer[..size], b"hello");
 }
 

@@ -44,7 +44,8 @@ pub(super) fn serve(port: u16, backends: watch::Receiver<Backends>) -> io::Resul
 fn bind(port: u16) -> io::Result<UdpSocket> {
     let dual = || -> io::Result<std::net::UdpSocket> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::INET6, SocketType::DGRAM, flags, None)?;
+        let socket =
+            rustix::net::socket_with(AddressFamily::INET6, SocketType::DGRAM, flags, None)?;
         sockopt::set_ipv6_v6only(&socket, false)?;
         rustix::net::bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
         Ok(std::net::UdpSocket::from(socket))
@@ -75,7 +76,9 @@ async fn pass_on(socket: Arc<UdpSocket>, backends: watch::Receiver<Backends>) {
         flows.retain(|_, flow| flow.last.elapsed() < FLOW_IDLE && current.contains(&flow.backend));
         if !flows.contains_key(&client) {
             turn = turn.wrapping_add(1);
-            let Some(backend) = current.get(turn % current.len().max(1)).copied() else { continue };
+            let Some(backend) = current.get(turn % current.len().max(1)).copied() else {
+                continue;
+            };
             match open_flow(&socket, client, backend).await {
                 Ok(flow) => {
                     make_room(&mut flows);
@@ -100,13 +103,20 @@ fn make_room(flows: &mut BTreeMap<SocketAddr, Flow>) {
     if flows.len() < FLOWS_MAX {
         return;
     }
-    let oldest = flows.iter().min_by_key(|(_, flow)| flow.last).map(|(client, _)| *client);
+    let oldest = flows
+        .iter()
+        .min_by_key(|(_, flow)| flow.last)
+        .map(|(client, _)| *client);
     if let Some(oldest) = oldest {
         flows.remove(&oldest);
     }
 }
 
-async fn open_flow(door: &Arc<UdpSocket>, client: SocketAddr, backend: SocketAddr) -> io::Result<Flow> {
+async fn open_flow(
+    door: &Arc<UdpSocket>,
+    client: SocketAddr,
+    backend: SocketAddr,
+) -> io::Result<Flow> {
     let local: SocketAddr = match backend {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -114,7 +124,12 @@ async fn open_flow(door: &Arc<UdpSocket>, client: SocketAddr, backend: SocketAdd
     let socket = Arc::new(UdpSocket::bind(local).await?);
     socket.connect(backend).await?;
     let answers = tokio::spawn(carry_answers(Arc::clone(&socket), Arc::clone(door), client));
-    Ok(Flow { socket, backend, last: Instant::now(), answers })
+    Ok(Flow {
+        socket,
+        backend,
+        last: Instant::now(),
+        answers,
+    })
 }
 
 async fn carry_answers(from: Arc<UdpSocket>, door: Arc<UdpSocket>, client: SocketAddr) {

@@ -10,9 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::sight::Began;
-use crate::containers::{
-    EngineError, SeenContainer, SharedRuntime, Stirred, TaskContainer,
-};
+use crate::containers::{EngineError, SeenContainer, SharedRuntime, Stirred, TaskContainer};
 use crate::network::{PortKey, SharedPorts};
 use crate::node::permits::Permits;
 use crate::node::progress::Progress;
@@ -114,7 +112,11 @@ impl Tools {
             }
             let id = match container.take() {
                 Some(id) => id,
-                None => self.engine.create(wanted).await.map_err(RunFailure::Engine)?,
+                None => self
+                    .engine
+                    .create(wanted)
+                    .await
+                    .map_err(RunFailure::Engine)?,
             };
             let started = self.engine.start(&id).await.map_err(RunFailure::Engine);
             *container = Some(id);
