@@ -155,8 +155,8 @@ pub(super) struct OwnBinary;
 
 impl Launch for OwnBinary {
     fn launch(&self, files: &ProxyFiles) -> io::Result<()> {
-        let program = std::env::current_exe()?;
-        let mut command = tokio::process::Command::new(program);
+        // The running image itself: an upgrade may have replaced the file meanwhile.
+        let mut command = tokio::process::Command::new("/proc/self/exe");
         command
             .arg("proxy")
             .arg("--dir")
