@@ -6,6 +6,7 @@
 
 pub mod ports;
 pub mod proxy;
+pub mod simulated;
 pub mod table;
 
 pub use ports::{IngressPorts, PortInUse, PortsHandle, SharedPorts};

@@ -57,8 +57,11 @@ pub(super) struct Converger {
     subscribing: bool,
     /// Attempts to open the event stream so far.
     subscriptions: u32,
-    /// When the newest event stream was opened. A list that began earlier may miss what came between.
+    /// When the newest event stream was opened, until a list that began later was seen.
     subscribed: Option<Began>,
+    /// Since when the engine is away, until a list that began later was seen. Nothing is decided meanwhile: what
+    /// stopped with the engine did not end by itself.
+    away: Option<Began>,
     listing: bool,
     list_at: Instant,
     /// Nothing is decided before the first list.
@@ -102,6 +105,7 @@ impl Converger {
             subscribing: false,
             subscriptions: 0,
             subscribed: None,
+            away: None,
             listing: false,
             list_at: Instant::now(),
             listed: false,
@@ -238,6 +242,8 @@ impl Converger {
         let Some(hint) = hint else {
             tracing::info!("the event stream of the container engine ended; opening another");
             self.events = None;
+            self.away = Some(self.sight.begin());
+            self.list_at = Instant::now();
             return;
         };
         let Some(id) = hint.container else {
@@ -318,17 +324,20 @@ impl Converger {
                 self.list_at =
                     Instant::now() + LIST_EVERY - fifth + self.parts.random.up_to(2 * fifth);
                 match self.subscribed {
+                    // It may have missed what came before the stream was open.
                     Some(subscribed) if began < subscribed => self.list_at = Instant::now(),
-                    // The first look after the engine was away: what stopped meanwhile stopped with it.
-                    Some(_) => {
-                        self.first_pass = true;
-                        self.subscribed = None;
-                    }
-                    None => {}
+                    _ => self.subscribed = None,
+                }
+                if self.away.is_some_and(|away| began > away) {
+                    self.away = None;
+                    self.first_pass = true;
                 }
             }
             Err(err) => {
                 tracing::warn!(%err, "the containers of this node cannot be listed");
+                if matches!(err, EngineError::Unreachable { .. }) {
+                    self.away = Some(self.sight.begin());
+                }
                 self.list_at = Instant::now() + ASK_AGAIN;
             }
         }
@@ -428,7 +437,8 @@ impl Converger {
         let state = self.parts.state.borrow().clone();
         self.reporter.prune(&state, self.parts.node);
         let caught_up = *self.parts.caught_up.borrow();
-        if !self.listed || !caught_up && self.started.elapsed() < CATCH_UP_MAX {
+        let has_looked = self.listed && self.away.is_none();
+        if !has_looked || !caught_up && self.started.elapsed() < CATCH_UP_MAX {
             return;
         }
         self.forget(&state);

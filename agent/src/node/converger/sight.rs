@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kawanan_api::TaskId;
 use kawanan_logic::converge::{
     ContainerSeen, ContainerStatus as LogicStatus, Health as LogicHealth,
 };
@@ -89,13 +88,6 @@ impl Sight {
 
     pub(super) fn get(&self, container: &str) -> Option<&SeenContainer> {
         self.containers.get(container).map(|looked| &looked.seen)
-    }
-
-    pub(super) fn of_task(&self, task: TaskId) -> impl Iterator<Item = &SeenContainer> {
-        self.containers
-            .values()
-            .map(|looked| &looked.seen)
-            .filter(move |seen| seen.task == Some(task))
     }
 
     /// Lets the others see it, if anything changed.
