@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
-use super::super::contract::{PATIENCE, answer_reversed, soon};
+use super::super::contract::{PATIENCE, answer_reversed, both, soon};
 use super::super::endpoint::ALPN_MEMBER;
 use super::super::fixture::{Loopback, NOW, Node, clock_at};
 use super::super::rogue::Rogue;
@@ -312,7 +312,7 @@ async fn a_peer_that_moved_is_followed_without_losing_or_reordering_raft_message
             assert_eq!(heard, Some((one.id, number(value))));
         }
     };
-    tokio::join!(sending, receiving);
+    both(sending, receiving).await;
     let last = homes[((MESSAGES / 40 - 1) as usize) % homes.len()];
     soon("the connection to the last address", async {
         loop {
@@ -345,7 +345,7 @@ async fn a_peer_whose_address_changes_while_it_is_dialed_is_found() {
         world.tell(two.id, home);
         Instant::now()
     };
-    let (answer, moved) = tokio::join!(call, moving);
+    let (answer, moved) = both(call, moving).await;
     assert_eq!(answer, Ok(Bytes::new()));
     assert!(moved.elapsed() < Duration::from_secs(1));
 }
@@ -357,14 +357,18 @@ async fn what_was_said_before_closing_still_arrives() {
     let mut two = world.any_node();
     one.quic.send(two.id, Channel::Raft, number(0)).unwrap();
     soon("the first message", two.inbound.raft.recv()).await;
-    for value in 1..=100 {
-        one.quic.send(two.id, Channel::Raft, number(value)).unwrap();
+    // Enough that most of it is still here when the end comes.
+    let large = Bytes::from(vec![9; 64 << 10]);
+    for _ in 0..100 {
+        one.quic.send(two.id, Channel::Raft, large.clone()).unwrap();
     }
-    one.quic.close().await;
-    for value in 1..=100 {
-        let heard = soon("a last message", two.inbound.raft.recv()).await;
-        assert_eq!(heard, Some((one.id, number(value))));
-    }
+    let hearing = async {
+        for _ in 0..100 {
+            let heard = soon("a last message", two.inbound.raft.recv()).await;
+            assert_eq!(heard, Some((one.id, large.clone())));
+        }
+    };
+    both(one.quic.close(), hearing).await;
 }
 
 #[tokio::test]
