@@ -1,3 +1,4 @@
-//! Tests that are larger than one package: the lab.
+//! Tests that are larger than one package: the lab, and the simulation.
 
 pub mod lab;
+pub mod simulation;
