@@ -162,25 +162,29 @@ pub struct FencedRuntime {
     pub cluster: ClusterId,
     pub inner: SharedRuntime,
     pub life: Life,
+    /// Ends when the machine loses power, and with it what the engine was doing.
+    pub power: Life,
     pub trace: Trace,
     pub ledger: Ledger,
     tasks: Arc<Mutex<BTreeMap<String, TaskId>>>,
 }
 
+/// The machine and the agent's run that an engine's edge belongs to.
+pub struct Place {
+    pub node: String,
+    pub cluster: ClusterId,
+    pub life: Life,
+    pub power: Life,
+}
+
 impl FencedRuntime {
-    pub fn new(
-        node: &str,
-        cluster: ClusterId,
-        inner: SharedRuntime,
-        life: Life,
-        trace: Trace,
-        ledger: Ledger,
-    ) -> Self {
+    pub fn new(place: Place, inner: SharedRuntime, trace: Trace, ledger: Ledger) -> Self {
         Self {
-            node: node.to_owned(),
-            cluster,
+            node: place.node,
+            cluster: place.cluster,
             inner,
-            life,
+            life: place.life,
+            power: place.power,
             trace,
             ledger,
             tasks: Arc::default(),
@@ -198,9 +202,9 @@ impl FencedRuntime {
         work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
     ) -> Result<T, EngineError> {
         self.life.running().await;
-        let (node, trace) = (self.node.clone(), self.trace.clone());
+        let (node, trace, power) = (self.node.clone(), self.trace.clone(), self.power.clone());
         let done = tokio::spawn(async move {
-            let result = work.await;
+            let result = power.sees(work).await;
             match &result {
                 Ok(_) => trace.note(&node, format!("engine: {what}")),
                 Err(err) => trace.note(&node, format!("engine: {what} failed: {err}")),
@@ -256,6 +260,11 @@ impl ContainerRuntime for FencedRuntime {
             .filter_map(|seen| Some((seen.id.clone(), seen.task?)));
         self.tasks().extend(known);
         Ok(seen)
+    }
+
+    async fn inspect(&self, container: &str) -> Result<SeenContainer, EngineError> {
+        self.life.running().await;
+        self.life.sees(self.inner.inspect(container)).await
     }
 
     async fn ensure_image(&self, spec: &ServiceSpec) -> Result<(), EngineError> {

@@ -9,7 +9,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kawanan_api::{ApiError, ErrorCode, RaftId, RequestId, Revision, TaskId};
+use kawanan_agent::log_store::MemberSets;
+use kawanan_api::{ApiError, ErrorCode, RequestId, Revision, TaskId};
 use kawanan_logic::state::{Outcome, Task};
 use kawanan_logic::{ClusterState, Command, invariants};
 
@@ -128,14 +129,21 @@ impl Ledger {
     }
 
     /// I5: there are 1, 3 or 5 voters, or a change between two such sets is under way.
-    pub fn votes(&self, node: &str, voters: &[RaftId], outgoing: &[RaftId]) {
+    pub fn votes(&self, node: &str, members: &MemberSets) {
         let allowed = |count: usize| matches!(count, 1 | 3 | 5);
-        if !allowed(voters.len()) || !(outgoing.is_empty() || allowed(outgoing.len())) {
+        let (voters, outgoing) = (members.voters.len(), members.outgoing.len());
+        if !allowed(voters) || !(outgoing == 0 || allowed(outgoing)) {
             self.violated(format!(
-                "I5: {node} counts {} voters (and {} outgoing ones)",
-                voters.len(),
-                outgoing.len()
+                "I5: {node} counts {voters} voters (and {outgoing} outgoing ones)"
             ));
+        }
+    }
+
+    /// A node's part in the log has ended. Only a disk that was made to fail may end it.
+    pub fn failed(&self, node: &str, reason: &str) {
+        let expected = ["input/output error", "the disk is full", "the machine crashed"];
+        if !expected.iter().any(|cause| reason.contains(cause)) {
+            self.violated(format!("{node} takes no part in the log any more: {reason}"));
         }
     }
 
@@ -275,7 +283,7 @@ pub fn is_passing(error: &ApiError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use kawanan_api::{ClusterId, Timestamp};
+    use kawanan_api::{ClusterId, RaftId, Timestamp};
     use kawanan_logic::state::Cluster;
 
     use super::*;
@@ -341,12 +349,16 @@ mod tests {
         ledger.leads("n1", 4);
         ledger.leads("n1", 4);
         ledger.leads("n2", 5);
-        let voters = [RaftId(1), RaftId(2), RaftId(3)];
-        ledger.votes("n1", &voters, &[]);
-        ledger.votes("n1", &voters, &voters[..1]);
+        let members = |voters: u64, outgoing: u64| MemberSets {
+            voters: (1..=voters).map(RaftId).collect(),
+            outgoing: (1..=outgoing).map(RaftId).collect(),
+            ..MemberSets::default()
+        };
+        ledger.votes("n1", &members(3, 0));
+        ledger.votes("n1", &members(3, 1));
         assert!(ledger.is_clean());
         ledger.leads("n2", 4);
-        ledger.votes("n1", &voters[..2], &[]);
+        ledger.votes("n1", &members(2, 0));
         assert!(complaints(&ledger)[0].starts_with("I3"));
         assert!(complaints(&ledger)[1].starts_with("I5"));
     }

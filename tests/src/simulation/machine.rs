@@ -1,5 +1,6 @@
 //! One simulated machine: what outlives its agent, and the agent that runs on it.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,6 +8,9 @@ use std::time::Duration;
 
 use kawanan_agent::clock::SharedClock;
 use kawanan_agent::containers::simulated::{Latencies, SimulatedRuntime};
+use kawanan_agent::consensus::{ConsensusConfig, ElectionTicks};
+use kawanan_agent::directory::Member;
+use kawanan_agent::gossip::keys;
 use kawanan_agent::log_store::MemoryDisk;
 use kawanan_api::quantity::{Bytes, MilliCpus};
 use kawanan_api::spec::ResourceAmounts;
@@ -23,6 +27,15 @@ use super::run::Run;
 /// A healthy disk's time for one durable write.
 const DISK_WRITE: Duration = Duration::from_millis(2);
 
+/// How a machine takes part in the log. Drawn once, so that a run repeats itself.
+#[derive(Debug, Clone, Copy)]
+pub struct LogSettings {
+    /// No two machines of a cluster have the same: raft-rs cannot be given a seed, and equal timeouts collide for ever.
+    pub election_ticks: usize,
+    pub checkpoint_entries: u64,
+    pub kept_entries: u64,
+}
+
 /// A machine with its disk and its container engine, and perhaps a running agent.
 pub struct Machine {
     pub name: String,
@@ -36,12 +49,21 @@ pub struct Machine {
     pub run: Option<Run>,
     /// Agents started here so far.
     pub starts: u64,
+    /// Members that the join answer named.
+    pub hints: BTreeMap<NodeId, Member>,
+    settings: LogSettings,
     disk_write_ms: Arc<AtomicU64>,
 }
 
 impl Machine {
     /// A fresh machine whose power is on and whose agent was never started.
-    pub fn new(name: &str, place: usize, random: &mut StdRng, clock: SharedClock) -> Self {
+    pub fn new(
+        name: &str,
+        place: usize,
+        settings: LogSettings,
+        random: &mut StdRng,
+        clock: SharedClock,
+    ) -> Self {
         let latencies = Latencies {
             pull: Duration::from_millis(random.random_range(100..1500)),
             ..Latencies::default()
@@ -61,6 +83,8 @@ impl Machine {
             power: Some(Life::default()),
             run: None,
             starts: 0,
+            hints: BTreeMap::new(),
+            settings,
             disk_write_ms: Arc::new(AtomicU64::new(millis(DISK_WRITE))),
         }
     }
@@ -92,6 +116,20 @@ impl Machine {
             engine_version: "simulated".to_owned(),
             feature_level: FEATURE_LEVEL,
         }
+    }
+
+    pub fn consensus_config(&self) -> ConsensusConfig {
+        ConsensusConfig {
+            election: ElectionTicks::fixed(self.settings.election_ticks),
+            checkpoint_entries: self.settings.checkpoint_entries,
+            kept_entries: self.settings.kept_entries,
+            ..ConsensusConfig::new(self.node, self.raft)
+        }
+    }
+
+    /// What it says in gossip from the start.
+    pub fn gossiped(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([(keys::ADDRESS.to_owned(), self.address.to_string())])
     }
 
     /// How long each write to the log takes from now on; `None`: as long as on a healthy disk.

@@ -146,7 +146,7 @@ impl Stage {
             Act::CreateService { name, options } => {
                 let mut spec = ServiceSpec::new(name, "web:1");
                 set_options(&mut spec, options)?;
-                if let Err(err) = ValidSpec::try_from(spec.clone()) {
+                if let Err(err) = ValidSpec::check(spec.clone()) {
                     self.note_refusal(Some(err));
                     return Ok(());
                 }

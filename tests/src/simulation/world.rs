@@ -6,26 +6,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kawanan_agent::clock::{SharedClock, SimulatedClock};
 use kawanan_agent::containers::ContainerStatus;
+use kawanan_agent::directory::Member;
 use kawanan_agent::log_store::Fault;
 use kawanan_agent::transport::simulated::{SimulatedNetwork, Weather};
 use kawanan_api::{ApiError, ClusterId, ErrorCode, NodeId, RequestId, Revision, TaskId, Timestamp, TokenId};
 use kawanan_logic::{ClusterState, Command};
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::clients::{Door, Doors};
 use super::faults::{DiskFault, MachineIndex, Step, Trouble};
-use super::gossip::{self, GossipField};
+use super::gossip::GossipField;
 use super::ledger::Ledger;
 use super::life::Life;
-use super::machine::Machine;
+use super::machine::{LogSettings, Machine};
 use super::run::Run;
 use super::settled::{MachineSeen, unsettled};
 use super::trace::Trace;
@@ -51,6 +54,11 @@ pub struct World {
     pub gossip: GossipField,
     pub machines: Vec<Machine>,
     pub random: StdRng,
+    pub seed: u64,
+    /// Election timeouts and log settings for machines to come.
+    settings: Vec<LogSettings>,
+    /// For what agents keep in files beside their log.
+    scratch: TempDir,
     token: (TokenId, [u8; 32]),
     /// How many troubles cut each direction.
     cuts: BTreeMap<(MachineIndex, MachineIndex), u32>,
@@ -61,8 +69,12 @@ pub struct World {
 
 impl World {
     /// Nothing yet. Call inside a current-thread runtime with paused time.
+    ///
+    /// # Panics
+    /// When no temporary directory can be made.
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
+        let settings = draw_settings(&mut random);
         let trace = Trace::starting_now();
         let network = SimulatedNetwork::new(random.random(), Weather::calm());
         Self {
@@ -76,11 +88,19 @@ impl World {
             machines: Vec::new(),
             token: (TokenId::from_bits(random.random()), random.random()),
             random,
+            seed,
+            settings,
+            scratch: tempfile::tempdir().expect("a temporary directory can be made"),
             cuts: BTreeMap::new(),
             weather: Vec::new(),
             ticks: 0,
             next_tick: Instant::now() + TICK,
         }
+    }
+
+    /// A directory for the files of a machine.
+    pub fn scratch(&self, place: MachineIndex) -> PathBuf {
+        self.scratch.path().join(&self.machines[place].name)
     }
 
     /// Lets time pass.
@@ -155,7 +175,9 @@ impl World {
     /// When the cluster does not take it in time.
     pub async fn add_machine(&mut self, name: &str) -> Result<(), ApiError> {
         let place = self.machines.len();
-        let machine = Machine::new(name, place, &mut self.random, Arc::clone(&self.clock));
+        let settings = self.settings[place % self.settings.len()];
+        let clock = Arc::clone(&self.clock);
+        let machine = Machine::new(name, place, settings, &mut self.random, clock);
         self.machines.push(machine);
         if place == 0 {
             self.found().await
@@ -196,6 +218,15 @@ impl World {
             node,
         })
         .await?;
+        let state = self.newest();
+        let members = state.nodes.values().map(|node| {
+            let member = Member {
+                raft: node.raft_id,
+                address: node.facts.address,
+            };
+            (node.id, member)
+        });
+        self.machines[place].hints = members.collect();
         self.start(place);
         Ok(())
     }
@@ -271,10 +302,9 @@ impl World {
         };
         self.trace.note(&machine.name, "agent is killed");
         self.doors.close(machine.node);
-        run.life.end();
+        run.crash();
         machine.disk.crash();
         self.network.crash(machine.node);
-        drop(run);
     }
 
     /// SIGTERM to an agent.
@@ -565,4 +595,18 @@ impl World {
     pub fn newest(&self) -> Arc<ClusterState> {
         self.ledger.newest()
     }
+}
+
+/// Settings for ten machines, each with its own election timeout; most logs are cut often, some seldom.
+fn draw_settings(random: &mut StdRng) -> Vec<LogSettings> {
+    let mut ticks: Vec<usize> = (10..20).collect();
+    ticks.shuffle(random);
+    ticks
+        .into_iter()
+        .map(|election_ticks| LogSettings {
+            election_ticks,
+            checkpoint_entries: *[15, 40, 150, 1000].choose(random).unwrap_or(&1000),
+            kept_entries: *[3, 10, 100, 500].choose(random).unwrap_or(&500),
+        })
+        .collect()
 }
