@@ -20,6 +20,7 @@ action=install
 binary_dir=
 found_cluster=${KAWANAN_INIT:-}
 join_token=${KAWANAN_JOIN_TOKEN:-}
+advertise=${KAWANAN_ADVERTISE:-}
 with_docker=yes
 with_systemd=yes
 allow_downgrade=
@@ -53,6 +54,8 @@ Usage: install.sh [options]
                       that this script lies in, which needs Rust
   --init              afterwards, found a cluster on this machine (agent init)
   --join TOKEN        afterwards, join the cluster that made TOKEN (agent join); "-" reads it from standard input
+  --advertise IP      the address at which other nodes reach this machine, kept in /etc/kawanan/agent.env;
+                      on cloud machines usually the private one
   --no-docker         do not install Docker, even if there is none
   --no-systemd        install no service; for containers, images and tests
   --allow-downgrade   replace a newer version by an older one
@@ -60,7 +63,8 @@ Usage: install.sh [options]
   --purge             with --uninstall: leave the cluster, and remove the data and Kawanan's containers as well
   -h, --help          this text
 
-Environment: KAWANAN_JOIN_TOKEN=TOKEN is the same as --join TOKEN, KAWANAN_INIT=1 the same as --init.
+Environment: KAWANAN_JOIN_TOKEN=TOKEN is the same as --join TOKEN, KAWANAN_INIT=1 the same as --init,
+KAWANAN_ADVERTISE=IP the same as --advertise IP.
 TEXT
 }
 
@@ -69,13 +73,18 @@ TEXT
 parse_options() {
     while [ $# -gt 0 ]; do
         case $1 in
-        --binary-dir | --join)
+        --binary-dir | --join | --advertise)
             [ $# -ge 2 ] || die "$1 needs a value" "see install.sh --help"
-            if [ "$1" = --join ]; then join_token=$2; else binary_dir=$2; fi
+            case $1 in
+            --binary-dir) binary_dir=$2 ;;
+            --join) join_token=$2 ;;
+            --advertise) advertise=$2 ;;
+            esac
             shift
             ;;
         --binary-dir=*) binary_dir=${1#*=} ;;
         --join=*) join_token=${1#*=} ;;
+        --advertise=*) advertise=${1#*=} ;;
         --init) found_cluster=1 ;;
         --no-docker) with_docker= ;;
         --no-systemd) with_systemd= ;;
@@ -96,6 +105,9 @@ parse_options() {
     if [ -n "$found_cluster" ] && [ -n "$join_token" ]; then
         die "--init and --join exclude each other" "one machine founds the cluster, the others join it"
     fi
+    case $advertise in
+    *[!0-9a-fA-F.:\[\]]*) die "\"$advertise\" is not an address; write IP or IP:PORT, such as 10.0.0.5" ;;
+    esac
     if [ -n "$purge" ] && [ "$action" != uninstall ]; then
         die "--purge goes only with --uninstall"
     fi
@@ -352,6 +364,11 @@ install_files() {
         note "$ETC/agent.env"
     fi
     put "$env_source" "$SHARE/agent.env" 644
+    if [ -n "$advertise" ]; then
+        sed '/^AGENT_ADVERTISE=/d' "$ETC/agent.env" >"$stage/agent.env"
+        printf 'AGENT_ADVERTISE=%s\n' "$advertise" >>"$stage/agent.env"
+        put "$stage/agent.env" "$ETC/agent.env" 600
+    fi
     if [ -n "$with_systemd" ]; then
         put "$unit_source" "$UNIT" 644
         note "$UNIT"
@@ -408,6 +425,11 @@ enter_cluster() {
         say "Joining the cluster"
         set -- join "$join_token"
     fi
+    # The service reads its settings from this file; init and join should work with the same.
+    set -a
+    # shellcheck source=/dev/null
+    . "$ETC/agent.env"
+    set +a
     if [ -z "$with_systemd" ]; then
         # Without a service the agent stays in the foreground, in place of this script.
         clean_up
@@ -451,7 +473,7 @@ uninstall() {
 leave_cluster() {
     if [ ! -x "$BIN/agent" ] || ! is_member; then return 0; fi
     say "Leaving the cluster"
-    timeout 300 "$BIN/agent" leave ||
+    timeout 330 "$BIN/agent" leave || timeout 60 "$BIN/agent" leave --force ||
         warn "this node could not leave the cluster; on another node run: kawan node rm --force $(uname -n)"
 }
 

@@ -65,7 +65,7 @@ stand_in() {
 case \$1 in
 --version) echo "$program $2" ;;
 completion) echo "# $program for \$2" ;;
-init | join) mkdir -p /var/lib/kawanan/identity && echo "\$1 \${2:-}" >/var/lib/kawanan/identity/cluster.json ;;
+init | join) mkdir -p /var/lib/kawanan/identity && echo "\$1 \${2:-} \$AGENT_ADVERTISE" >/var/lib/kawanan/identity/cluster.json ;;
 *) exit 2 ;;
 esac
 TEXT
@@ -101,6 +101,7 @@ a_machine_that_is_not_fit_is_refused() {
     refuses "nothing to install" "not a checkout" --no-systemd
     refuses "an unknown option" "unknown option" --frobnicate
     refuses "a missing value" "needs a value" --binary-dir
+    refuses "an address that is none" "is not an address" --advertise 'a;b'
     refuses "founding and joining at once" "exclude each other" --init --join x
     refuses "an empty standard input" "no token" --no-systemd --join - </dev/null
 
@@ -123,6 +124,42 @@ a_machine_that_is_not_fit_is_refused() {
 
     if inside setpriv --reuid 65534 --clear-groups sh /kawanan/install.sh; then fail "nobody was not refused"; fi
     check "a user who is not root is told what to do" says "run: sudo"
+}
+
+# A rustc and a cargo that only pretend, in the home of user $1. The cargo notes who called it and where it "builds".
+pretend_rust() {
+    home=$(inside sh -c "getent passwd $1 | cut -d: -f6" && cat "$cache/output")
+    mkdir -p "$root$home/.cargo/bin"
+    printf '#!/bin/sh\necho "rustc %s (0000000 2026-01-01)"\n' "$2" >"$root$home/.cargo/bin/rustc"
+    cat >"$root$home/.cargo/bin/cargo" <<'TEXT'
+#!/bin/sh
+echo "$(id -un) $HOME $*" >/tmp/cargo-was-here
+mkdir -p /kawanan/target/release && cp /kawanan/older/* /kawanan/target/release/
+TEXT
+    chmod 755 "$root$home/.cargo/bin"/*
+}
+
+a_checkout_is_built_by_who_called() {
+    mkdir -p "$root/kawanan/agent/src"
+    cp "$checkout/Cargo.toml" "$root/kawanan/"
+    needed=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$checkout/Cargo.toml")
+    inside useradd -m builder || fail "cannot make a user"
+    chmod 777 "$root/kawanan"
+    refuses "a checkout without Rust" "sh.rustup.rs" --no-systemd --no-docker
+    pretend_rust root 1.2.3
+    refuses "an old Rust" "Rust 1.2.3 is too old; $needed is needed" --no-systemd --no-docker
+    pretend_rust root "$needed.0"
+    refuses "a missing C compiler" "apt-get install -y gcc" --no-systemd --no-docker
+    printf '#!/bin/sh\n' >"$root/usr/bin/cc" && chmod 755 "$root/usr/bin/cc"
+    check "build as root" install_sh --no-systemd --no-docker
+    check "root built it" grep -q "^root /root build --release --locked" "$root/tmp/cargo-was-here"
+    rm -r "$root/tmp/cargo-was-here" "$root/kawanan/target" "$root/root/.cargo"
+    pretend_rust builder "$needed.0"
+    check "build under sudo" inside env SUDO_USER=builder sh /kawanan/install.sh --no-systemd --no-docker
+    check "who called sudo built it" grep -q "^builder /home/builder build" "$root/tmp/cargo-was-here"
+    check "what was built is installed" version_is 0.1.0
+    check "uninstall" install_sh --uninstall
+    rm -r "$root/kawanan/agent/src" "$root/kawanan/Cargo.toml" "$root/kawanan/target"
 }
 
 installing_puts_everything_in_place() {
@@ -154,8 +191,11 @@ running_again_upgrades_and_keeps_settings() {
 }
 
 uninstalling_keeps_what_is_not_replaceable() {
-    check "join" install_sh --no-systemd --no-docker --binary-dir /kawanan/older --join TOKEN
-    check "the token reached the agent" grep -q "join TOKEN" "$root/var/lib/kawanan/identity/cluster.json"
+    check "join" install_sh --no-systemd --no-docker --binary-dir /kawanan/older --join TOKEN \
+        --advertise 10.0.0.5
+    check "token and address reached the agent" \
+        grep -q "join TOKEN 10.0.0.5" "$root/var/lib/kawanan/identity/cluster.json"
+    check "the address is kept for the service" grep -qx AGENT_ADVERTISE=10.0.0.5 "$root/etc/kawanan/agent.env"
     check "joining twice changes nothing" install_sh --no-systemd --no-docker --binary-dir /kawanan/older --join OTHER
     check "the first token counts" grep -q "join TOKEN" "$root/var/lib/kawanan/identity/cluster.json"
 
@@ -187,6 +227,7 @@ nothing_is_left_behind() {
 
 prepare
 a_machine_that_is_not_fit_is_refused
+a_checkout_is_built_by_who_called
 installing_puts_everything_in_place
 running_again_upgrades_and_keeps_settings
 uninstalling_keeps_what_is_not_replaceable

@@ -13,6 +13,7 @@
 //! In reading order: [`LogNode`] is the node as a value machine without I/O, `task` feeds and empties it, `persist` is its
 //! disk, `forward` finds the leader for those who are not.
 
+mod cluster_state;
 pub mod config;
 pub mod forward;
 pub mod handle;
@@ -35,14 +36,15 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kawanan_api::{NodeId, RaftId, RequestId, Revision};
 use kawanan_logic::Entry;
-use kawanan_logic::codec::CodecError;
+use kawanan_logic::snapshot::SnapshotError;
 use kawanan_logic::state::Outcome;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use config::{ConsensusConfig, ElectionTicks};
 pub use forward::{Proposer, answer_propose, answer_read_index};
-pub use handle::{ChangeError, ConsensusHandle, MemberStep, ProposeError, ReadError};
+pub use handle::{ChangeError, ConsensusHandle, ProposeError, ReadError};
+pub use kawanan_logic::membership::MemberStep;
 pub use log_node::LogNode;
 pub use persist::Persister;
 pub use status::{ConsensusStatus, Progress, Role, Stage};
@@ -65,12 +67,12 @@ pub trait StateMachine: Clone + Default + Send + Sync + 'static {
     ///
     /// # Errors
     /// When the state cannot be written down.
-    fn snapshot(&self) -> Result<Vec<u8>, CodecError>;
+    fn snapshot(&self) -> Result<Vec<u8>, SnapshotError>;
     /// The state out of the bytes of [`StateMachine::snapshot`].
     ///
     /// # Errors
     /// When the bytes are no state of a version known here.
-    fn restore(bytes: &[u8]) -> Result<Self, CodecError>;
+    fn restore(bytes: &[u8]) -> Result<Self, SnapshotError>;
     /// The outcome of a request that was applied before, as long as it is remembered.
     fn remembered(&self, request: RequestId) -> Option<Outcome>;
     /// The machines that the state knows, by the number under which they take part.

@@ -27,9 +27,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
-use kawanan_api::{ApiError, ErrorCode, RequestId, Revision};
+use kawanan_api::{ApiError, ErrorCode, RequestId, Revision, TaskId};
+use kawanan_logic::reconcile::{Plan, reconcile};
 use kawanan_logic::view::{Outlook, View};
-use kawanan_logic::{ClusterState, Command, Entry};
+use kawanan_logic::{ClusterState, Command, Entry, Observation};
 use tokio::sync::{Semaphore, watch};
 
 pub use backend::{Backend, Standing};
@@ -107,8 +108,8 @@ impl Api {
             leader: standing.leader,
             voters: standing.voters,
             suspects,
+            plan: planned(state, &observation),
             notes: standing.notes,
-            ..Outlook::default()
         }
     }
 
@@ -156,6 +157,15 @@ impl Api {
     fn draw_request_id(&self) -> RequestId {
         RequestId::from_bits(self.random.bits())
     }
+}
+
+/// What the leader would do next. The ids of its tasks are never shown, so any will do.
+fn planned(state: &ClusterState, observation: &Observation) -> Plan {
+    let mut drawn = 0;
+    reconcile(state, observation, &mut || {
+        drawn += 1;
+        TaskId::from_bits(drawn)
+    })
 }
 
 #[cfg(test)]

@@ -23,15 +23,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 mod codes;
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 mod credentials;
 mod endpoint;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod join_dial;
 mod limits;
 mod peer_link;
 mod quic;
+#[cfg(test)]
+mod rogue;
 mod serve;
 pub mod simulated;
 mod stream_kind;

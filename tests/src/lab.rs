@@ -42,7 +42,7 @@ use std::{env, fs, thread};
 
 use anyhow::{Context, Result, ensure};
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, SETTLE_DEADLINE, node_row, service_row};
 pub use engine::Container;
 pub use host::Host;
 pub use process::Output;

@@ -21,7 +21,7 @@ pub use host::{DEFAULT_SOCKET, Host, ParseHostError, parse_hosts};
 pub use lines::LineStream;
 
 use crate::errors::{ApiError, ErrorCode};
-use crate::ids::{RequestId, TokenId};
+use crate::ids::RequestId;
 use crate::spec::ServiceSpec;
 use crate::views::{
     ClusterView, CreateToken, CreatedToken, DrainEvent, LogEvent, LogRequest, NodeDetail,
@@ -222,9 +222,8 @@ impl Client {
     }
 
     /// Replaces one token, or every valid one, by a new one. Not repeated, as [`Client::create_token`].
-    pub async fn rotate_token(&self, token: Option<TokenId>) -> Result<CreatedToken, ClientError> {
-        let id = token.map(|token| token.to_string());
-        let query: Vec<_> = id.iter().map(|id| ("token", id.as_str())).collect();
+    pub async fn rotate_token(&self, token: Option<&str>) -> Result<CreatedToken, ClientError> {
+        let query: Vec<_> = token.iter().map(|token| ("token", *token)).collect();
         let call = self.call(Method::POST, &["tokens", "rotate"], &query, &())?;
         self.once_on_a_fresh_connection(&call).await
     }

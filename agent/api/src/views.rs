@@ -15,7 +15,7 @@ mod token;
 pub use cluster::{ClusterView, VersionView, Written};
 pub use log::{LogEvent, LogRequest, TAIL_MAX};
 pub use node::{AmountsView, Availability, NodeDetail, NodePatch, NodeStatus, NodeView};
-pub use progress::{DrainEvent, ProgressEvent, SeatView};
+pub use progress::{DrainEvent, ProgressEvent, SeatView, WaitsFor};
 pub use service::{
     RolloutState, RolloutView, ScaleServices, ServiceDetail, ServiceView, UpdateService,
 };

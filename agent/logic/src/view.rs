@@ -1,7 +1,7 @@
 //! What people see of the state: pure projections from `(ClusterState, Outlook)` to the API's views.
 //!
 //! [`View`] is made for one answer and thrown away. It never decides anything: what is pending, and why, comes in with
-//! the [`Outlook`], computed by the same function that the leader plans with. No view holds a password or secret.
+//! the [`Outlook`]: the plan that the leader would make of this state. No view holds a password or secret.
 
 mod cluster;
 mod node;
@@ -15,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kawanan_api::{NodeId, Revision, ServiceId, Slot, TaskId, Timestamp};
 
-use crate::state::{ClusterState, Seat, Service, Task};
+use crate::command::TaskChange;
+use crate::reconcile::{Pending, Plan};
+use crate::state::{ClusterState, Desired, Seat, Service, Task, TaskState};
 
 pub use resolve::{did_you_mean, resolve_node, resolve_service, resolve_task, resolve_token};
 pub use service::with_kept_password;
@@ -30,53 +32,88 @@ pub struct Outlook {
     pub voters: BTreeSet<NodeId>,
     /// Nodes not heard of for a moment.
     pub suspects: BTreeSet<NodeId>,
-    /// Seats that no node can take, and why.
-    pub pending: Vec<PendingSeat>,
-    /// Seats that the leader's next plan fills.
-    pub coming: Vec<(ServiceId, Seat)>,
-    /// Services that the leader's next plan changes in any way.
-    pub unsettled: BTreeSet<ServiceId>,
+    /// What the leader would do next, computed here from the same state.
+    pub plan: Plan,
     /// What nodes are doing for their tasks right now, such as pulling an image.
     pub notes: BTreeMap<TaskId, String>,
-}
-
-/// A seat without a node that could take it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PendingSeat {
-    pub service: ServiceId,
-    pub seat: Seat,
-    /// One sentence for people: what stands in the way, node by node.
-    pub why: String,
 }
 
 /// State and outlook, with the indexes that several projections need.
 pub struct View<'a> {
     state: &'a ClusterState,
     outlook: &'a Outlook,
-    /// Tasks of each service, by seat, in each seat the newest first.
+    /// Tasks of each service, by seat, in each seat the one that counts first, then the newest.
     seats: BTreeMap<ServiceId, BTreeMap<Seat, Vec<&'a Task>>>,
+    pending: BTreeMap<(ServiceId, Seat), &'a Pending>,
+    /// Seats that the plan fills.
+    coming: BTreeSet<(ServiceId, Seat)>,
+    /// Tasks that the plan takes out of their seats for good.
+    going: BTreeSet<TaskId>,
+    /// Services that the plan changes.
+    unsettled: BTreeSet<ServiceId>,
 }
 
 impl<'a> View<'a> {
     pub fn new(state: &'a ClusterState, outlook: &'a Outlook) -> Self {
-        let mut seats: BTreeMap<ServiceId, BTreeMap<Seat, Vec<&Task>>> = BTreeMap::new();
-        for task in state.tasks.values() {
-            seats
-                .entry(task.service)
-                .or_default()
-                .entry(task.seat())
-                .or_default()
-                .push(task);
-        }
-        for tasks in seats.values_mut().flat_map(BTreeMap::values_mut) {
-            tasks.sort_by_key(|task| {
-                std::cmp::Reverse((task.is_live(), task.spec_revision, task.created_at, task.id))
-            });
-        }
-        Self {
+        let mut view = Self {
             state,
             outlook,
-            seats,
+            seats: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            coming: BTreeSet::new(),
+            going: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
+        };
+        view.sort_tasks();
+        view.read_plan();
+        view
+    }
+
+    fn sort_tasks(&mut self) {
+        for task in self.state.tasks.values() {
+            let seats = self.seats.entry(task.service).or_default();
+            seats.entry(task.seat()).or_default().push(task);
+        }
+        for (service, seats) in &mut self.seats {
+            let service = self.state.services.get(service);
+            let is_current =
+                |task: &Task| service.is_some_and(|service| service.is_current(task.spec_revision));
+            for tasks in seats.values_mut() {
+                tasks.sort_by_key(|task| {
+                    std::cmp::Reverse((
+                        task.is_live(),
+                        task.is_live() && is_current(task),
+                        task.created_at,
+                        task.id,
+                    ))
+                });
+            }
+        }
+    }
+
+    fn read_plan(&mut self) {
+        for pending in &self.outlook.plan.pending {
+            self.pending
+                .insert((pending.service, pending.seat), pending);
+        }
+        for change in &self.outlook.plan.changes {
+            let service = match change {
+                TaskChange::Create(new) => {
+                    let seat = new.slot.map_or(Seat::Node(new.node), Seat::Slot);
+                    self.coming.insert((new.service, seat));
+                    Some(new.service)
+                }
+                TaskChange::SetDesired { task, desired } => {
+                    if *desired == Desired::Remove {
+                        self.going.insert(*task);
+                    }
+                    self.state.tasks.get(task).map(|task| task.service)
+                }
+                TaskChange::Orphan { task } => self.state.tasks.get(task).map(|task| task.service),
+                TaskChange::SetRollout { service, .. } => Some(*service),
+                TaskChange::Forget { .. } => None,
+            };
+            self.unsettled.extend(service);
         }
     }
 
@@ -88,58 +125,66 @@ impl<'a> View<'a> {
     }
 
     fn tasks_by_seat(&self, service: ServiceId) -> impl Iterator<Item = (Seat, &[&'a Task])> {
-        self.seats
-            .get(&service)
-            .into_iter()
-            .flatten()
-            .map(|(seat, tasks)| (*seat, tasks.as_slice()))
+        let seats = self.seats.get(&service).into_iter().flatten();
+        seats.map(|(seat, tasks)| (*seat, tasks.as_slice()))
     }
 
     fn tasks_in(&self, service: ServiceId, seat: Seat) -> &[&'a Task] {
-        self.seats
-            .get(&service)
+        let seats = self.seats.get(&service);
+        seats
             .and_then(|seats| seats.get(&seat))
             .map_or(&[], Vec::as_slice)
     }
 
-    fn why_pending(&self, service: ServiceId, seat: Seat) -> Option<&str> {
-        self.outlook
-            .pending
-            .iter()
-            .find(|pending| pending.service == service && pending.seat == seat)
-            .map(|pending| pending.why.as_str())
+    fn pending(&self, service: ServiceId, seat: Seat) -> Option<&'a Pending> {
+        self.pending.get(&(service, seat)).copied()
     }
 
-    fn is_coming(&self, service: ServiceId, seat: Seat) -> bool {
-        self.outlook.coming.contains(&(service, seat))
-    }
-
-    /// All seats that the service should have now, whether anything fills them or not.
+    /// All seats that the service has now, whether anything fills them or not.
     fn wanted_seats(&self, service: &Service) -> Vec<Seat> {
-        if service.removed_at.is_some() {
+        if !service.is_live() {
             return Vec::new();
         }
-        if let Some(replicas) = service.spec().replicas() {
-            return (1..=replicas).map(|slot| Seat::Slot(Slot(slot))).collect();
-        }
-        let filled = self
-            .tasks_by_seat(service.id)
-            .filter(|(_, tasks)| tasks.iter().any(|task| task.is_live()))
+        let of_service = |(other, _): &&(ServiceId, Seat)| *other == service.id;
+        let held = (self.tasks_by_seat(service.id))
+            .filter(|(_, tasks)| self.holds_seat(tasks))
             .map(|(seat, _)| seat);
-        let pending = (self.outlook.pending.iter())
-            .filter(|pending| pending.service == service.id)
-            .map(|pending| pending.seat);
-        let coming = (self.outlook.coming.iter())
-            .filter(|(coming, _)| *coming == service.id)
+        let pending = self
+            .pending
+            .keys()
+            .filter(of_service)
             .map(|(_, seat)| *seat);
-        let seats: BTreeSet<Seat> = filled.chain(pending).chain(coming).collect();
+        let coming = self.coming.iter().filter(of_service).map(|(_, seat)| *seat);
+        let mut seats: BTreeSet<Seat> = held.chain(pending).chain(coming).collect();
+        if let Some(replicas) = service.spec().replicas() {
+            let wanted = usize::try_from(replicas).unwrap_or(usize::MAX);
+            let mut free = (1..=replicas).map(|number| Seat::Slot(Slot(number)));
+            while seats.len() < wanted
+                && let Some(seat) = free.next()
+            {
+                seats.insert(seat);
+            }
+            while seats.len() > wanted {
+                seats.pop_last();
+            }
+        }
         seats.into_iter().collect()
     }
 
-    /// Whether the task may go on under the service's current spec.
-    fn is_up_to_date(&self, service: &Service, task: &Task) -> bool {
-        task.spec_revision == service.spec_revision
-            || (self.state.spec_of(task)).is_some_and(|spec| spec.same_task_as(service.spec()))
+    /// Whether the seat belongs to the service as it is: something lives in it, or the last that did was not taken out
+    /// of it for good.
+    fn holds_seat(&self, tasks: &[&Task]) -> bool {
+        let stays = |task: &&&Task| !self.going.contains(&task.id);
+        if tasks.iter().filter(stays).any(|task| task.is_live()) {
+            return true;
+        }
+        let newest = tasks
+            .iter()
+            .filter(stays)
+            .max_by_key(|task| (task.created_at, task.id));
+        newest.is_some_and(|task| {
+            task.desired != Desired::Remove || task.state == TaskState::Orphaned
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use kawanan_logic::state::Outcome;
 use kawanan_logic::{Entry, codec};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::handle::{ConsensusHandle, ProposeError, ReadError};
+use super::handle::{ConsensusHandle, ENTRY_BYTES_MAX, ProposeError, ReadError};
 use super::{Member, StateMachine};
 use crate::peer::{Answer, Request};
 use crate::random::SharedRandom;
@@ -65,6 +65,11 @@ impl<S: StateMachine> Proposer<S> {
     /// `NoLeader` when it certainly did not happen, `OutcomeUnknown` when it may have, `LimitReached` when it is too large.
     pub async fn submit(&self, entry: &Entry, deadline: Duration) -> Result<Outcome, ApiError> {
         let question = Question::new(Request::Propose(Box::new(entry.clone())))?;
+        let size = question.encoded.len();
+        if size > ENTRY_BYTES_MAX {
+            let limit = ENTRY_BYTES_MAX;
+            return Err(too_large(&ProposeError::TooLarge { size, limit }));
+        }
         let until = Instant::now() + deadline;
         match self.ask(&question, until).await? {
             Answer::Outcome(outcome) => Ok(outcome),
@@ -286,6 +291,9 @@ pub async fn answer_propose<S: StateMachine>(
             Answer::Failed(ApiError::new(ErrorCode::Unavailable, err.to_string()))
         }
         Err(err @ ProposeError::TooLarge { .. }) => Answer::Failed(too_large(&err)),
+        Err(err @ ProposeError::Unwritable(_)) => {
+            Answer::Failed(ApiError::new(ErrorCode::Internal, err.to_string()))
+        }
     }
 }
 

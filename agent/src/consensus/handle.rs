@@ -1,16 +1,17 @@
 //! What everybody but the owner holds.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kawanan_api::{NodeId, RaftId, RequestId, Revision};
+use kawanan_logic::membership::MemberStep;
 use kawanan_logic::state::Outcome;
 use kawanan_logic::{Entry, codec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::StateMachine;
+use super::mirror::Step;
 use super::status::ConsensusStatus;
 use super::waiters::{ChangeAnswer, ProposeAnswer, ReadAnswer};
 
@@ -22,23 +23,6 @@ pub(super) const INBOX_MAX: usize = 1024;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Handing leadership over, finishing the write under way.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(4);
-
-/// One change of the members. The caller sees to it that the number of voters stays odd.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemberStep {
-    /// Takes a member in, without a vote.
-    AddLearner(RaftId),
-    /// Takes a member out.
-    RemoveMember(RaftId),
-    /// Gives votes to learners and makes learners of voters, all at once, through a joint change, which the leader ends by
-    /// itself.
-    SetVoters {
-        add: BTreeSet<RaftId>,
-        remove: BTreeSet<RaftId>,
-    },
-    /// Ends a joint change.
-    LeaveJoint,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
@@ -55,6 +39,8 @@ pub enum ProposeError {
     Stopped,
     #[error("{size} bytes are more than the {limit} that an entry may have")]
     TooLarge { size: usize, limit: usize },
+    #[error("the entry cannot be written down: {0}")]
+    Unwritable(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -95,7 +81,7 @@ pub(super) enum Request {
         answer: ReadAnswer,
     },
     ChangeMembers {
-        step: MemberStep,
+        step: Step,
         answer: ChangeAnswer,
     },
     Transfer {
@@ -135,7 +121,8 @@ impl<S: StateMachine> ConsensusHandle<S> {
     /// # Errors
     /// When this node does not lead, cannot take it, or lost leadership meanwhile.
     pub async fn propose(&self, entry: &Entry) -> Result<Outcome, ProposeError> {
-        let bytes = codec::encode(entry).map_err(|_| ProposeError::Stopped)?;
+        let bytes =
+            codec::encode(entry).map_err(|err| ProposeError::Unwritable(err.to_string()))?;
         if bytes.len() > ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge {
                 size: bytes.len(),
@@ -178,11 +165,19 @@ impl<S: StateMachine> ConsensusHandle<S> {
         }
     }
 
-    /// Changes the members and waits until the change is in effect here. Only on the leader.
+    /// Changes the members and waits until the change is in effect here. Only on the leader. The leader ends a joint
+    /// change by itself, also one that another leader began. That the number of voters stays odd is the caller's business.
     ///
     /// # Errors
     /// When this node does not lead, another change is under way, or the change is impossible.
     pub async fn change_members(&self, step: MemberStep) -> Result<(), ChangeError> {
+        let step = match step {
+            MemberStep::AddLearner(id) => Step::AddLearner(id),
+            MemberStep::RemoveMember(id) => Step::RemoveMember(id),
+            MemberStep::SetVoters { add, remove } => Step::SetVoters { add, remove },
+            MemberStep::LeaveJoint => Step::LeaveJoint,
+            MemberStep::TransferLeadership(to) => return self.transfer_leadership(to).await,
+        };
         self.ask_for_change(|answer| Request::ChangeMembers { step, answer })
             .await
     }

@@ -31,6 +31,8 @@ use crate::transport::Channel;
 /// How long a snapshot may be under way, in ticks (10 s), plus one second per MiB.
 const SNAPSHOT_TICKS: u64 = 200;
 const SNAPSHOT_TICKS_PER_MIB: u64 = 20;
+/// A leader whose disk has not finished a write for so long (2 s) lets another lead.
+const STUCK_TICKS: u64 = 40;
 /// Snapshots under way at once; more joiners wait their turn, so that heartbeats are not starved.
 const SNAPSHOTS_AT_ONCE: usize = 4;
 
@@ -159,6 +161,8 @@ pub struct LogNode<S: StateMachine> {
     bytes_since_checkpoint: usize,
     /// Ticks left for each snapshot under way.
     snapshots: BTreeMap<u64, u64>,
+    /// Ticks since the disk last finished something while there is work for it.
+    stuck_ticks: u64,
     refused_messages: u64,
 }
 
@@ -197,6 +201,7 @@ impl<S: StateMachine> LogNode<S> {
             checkpoint_at: applied,
             bytes_since_checkpoint: 0,
             snapshots: BTreeMap::new(),
+            stuck_ticks: 0,
             refused_messages: 0,
         };
         node.begin()
@@ -227,12 +232,26 @@ impl<S: StateMachine> LogNode<S> {
             self.raw.tick();
         }
         self.count_down_snapshots();
-        self.leave_joint_change();
+        self.watch_disk();
+        self.settle_members();
         self.drain()?;
         if self.work_done == self.work_given {
             self.save_commit_index();
         }
         Ok(())
+    }
+
+    /// With a disk that hangs this node can still lead and commit, but not apply: nobody would get an answer.
+    fn watch_disk(&mut self) {
+        if self.work_done == self.work_given {
+            self.stuck_ticks = 0;
+            return;
+        }
+        self.stuck_ticks += 1;
+        if self.is_leader() && self.stuck_ticks.is_multiple_of(STUCK_TICKS) {
+            tracing::warn!("the disk has not finished a write for seconds");
+            self.hand_over();
+        }
     }
 
     /// Writes down how far the log is committed. Raft can do without, but a node that starts and finds no leader should
@@ -369,12 +388,11 @@ impl<S: StateMachine> LogNode<S> {
         Ok(Ok(()))
     }
 
-    /// The voter best suited to lead instead of this node.
+    /// The other voter best suited to lead.
     pub fn successor(&self) -> Option<RaftId> {
         let progress = self.progress();
-        self.members()
-            .voters
-            .iter()
+        let others = self.members().voters.iter();
+        others
             .filter_map(|id| progress.get(id).map(|it| (it.active, it.matched, *id)))
             .max()
             .map(|(_, _, id)| id)
@@ -400,6 +418,7 @@ impl<S: StateMachine> LogNode<S> {
     /// When the node cannot go on.
     pub fn persisted(&mut self, work: u64) -> Result<(), Fault> {
         self.work_done = self.work_done.max(work);
+        self.stuck_ticks = 0;
         self.release();
         if let Some((number, drop_to)) = self.checkpointing
             && number <= self.work_done

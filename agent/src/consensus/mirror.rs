@@ -15,14 +15,14 @@ use raft::eraftpb::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::handle::MemberStep;
 use crate::log_store::{EntryKind, HardState, LogEntry, MemberSets, Position, Snapshot};
 
 /// A change of the members as it rests in the log. Append-only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Step {
+pub enum Step {
     AddLearner(RaftId),
     RemoveMember(RaftId),
+    /// Those removed stay on as learners.
     SetVoters {
         add: BTreeSet<RaftId>,
         remove: BTreeSet<RaftId>,
@@ -30,30 +30,21 @@ enum Step {
     LeaveJoint,
 }
 
-pub(super) fn encode_step(step: &MemberStep) -> Result<Vec<u8>, CodecError> {
-    codec::encode(&match step {
-        MemberStep::AddLearner(id) => Step::AddLearner(*id),
-        MemberStep::RemoveMember(id) => Step::RemoveMember(*id),
-        MemberStep::SetVoters { add, remove } => Step::SetVoters {
-            add: add.clone(),
-            remove: remove.clone(),
-        },
-        MemberStep::LeaveJoint => Step::LeaveJoint,
-    })
+pub(super) fn encode_step(step: &Step) -> Result<Vec<u8>, CodecError> {
+    codec::encode(step)
 }
 
-pub(super) fn decode_step(bytes: &[u8]) -> Result<MemberStep, CodecError> {
-    Ok(match codec::decode(bytes)? {
-        Step::AddLearner(id) => MemberStep::AddLearner(id),
-        Step::RemoveMember(id) => MemberStep::RemoveMember(id),
-        Step::SetVoters { add, remove } => MemberStep::SetVoters { add, remove },
-        Step::LeaveJoint => MemberStep::LeaveJoint,
-    })
+/// No bytes at all are what raft-rs itself puts into the log: the end of a joint change.
+pub(super) fn decode_step(bytes: &[u8]) -> Result<Step, CodecError> {
+    if bytes.is_empty() {
+        return Ok(Step::LeaveJoint);
+    }
+    codec::decode(bytes)
 }
 
 /// The same in raft-rs's words. A joint change is left explicitly by whoever leads then: raft-rs's own way of leaving is
 /// lost with the leader that began it.
-pub(super) fn conf_change(step: &MemberStep) -> ConfChangeV2 {
+pub(super) fn conf_change(step: &Step) -> ConfChangeV2 {
     let mut change = ConfChangeV2::default();
     let mut single = |kind: ConfChangeType, id: RaftId| {
         let mut one = ConfChangeSingle::default();
@@ -62,9 +53,9 @@ pub(super) fn conf_change(step: &MemberStep) -> ConfChangeV2 {
         change.mut_changes().push(one);
     };
     match step {
-        MemberStep::AddLearner(id) => single(ConfChangeType::AddLearnerNode, *id),
-        MemberStep::RemoveMember(id) => single(ConfChangeType::RemoveNode, *id),
-        MemberStep::SetVoters { add, remove } => {
+        Step::AddLearner(id) => single(ConfChangeType::AddLearnerNode, *id),
+        Step::RemoveMember(id) => single(ConfChangeType::RemoveNode, *id),
+        Step::SetVoters { add, remove } => {
             for id in add {
                 single(ConfChangeType::AddNode, *id);
             }
@@ -73,7 +64,7 @@ pub(super) fn conf_change(step: &MemberStep) -> ConfChangeV2 {
             }
             change.set_transition(ConfChangeTransition::Explicit);
         }
-        MemberStep::LeaveJoint => {}
+        Step::LeaveJoint => {}
     }
     change
 }
@@ -169,7 +160,7 @@ pub(super) fn snapshot_into_raft(snapshot: Snapshot) -> eraftpb::Snapshot {
 }
 
 /// An entry for [`raft::RawNode::step`] that proposes a change of the members.
-pub(super) fn step_proposal(step: &MemberStep) -> Result<eraftpb::Entry, CodecError> {
+pub(super) fn step_proposal(step: &Step) -> Result<eraftpb::Entry, CodecError> {
     use protobuf::Message as _;
 
     let mut entry = eraftpb::Entry::default();
@@ -193,17 +184,17 @@ mod tests {
 
     #[test]
     fn steps_keep_their_bytes_for_ever() {
-        let golden: [(MemberStep, &[u8]); 4] = [
-            (MemberStep::AddLearner(RaftId(7)), &[1, 0, 7]),
-            (MemberStep::RemoveMember(RaftId(8)), &[1, 1, 8]),
+        let golden: [(Step, &[u8]); 4] = [
+            (Step::AddLearner(RaftId(7)), &[1, 0, 7]),
+            (Step::RemoveMember(RaftId(8)), &[1, 1, 8]),
             (
-                MemberStep::SetVoters {
+                Step::SetVoters {
                     add: ids(&[1, 2]),
                     remove: ids(&[300]),
                 },
                 &[1, 2, 2, 1, 2, 1, 251, 44, 1],
             ),
-            (MemberStep::LeaveJoint, &[1, 3]),
+            (Step::LeaveJoint, &[1, 3]),
         ];
         for (step, bytes) in golden {
             assert_eq!(encode_step(&step).unwrap(), bytes, "{step:?}");
@@ -233,14 +224,14 @@ mod tests {
 
     #[test]
     fn leaving_a_joint_change_is_an_empty_change_and_entering_one_is_explicit() {
-        assert!(conf_change(&MemberStep::LeaveJoint).leave_joint());
-        let enter = conf_change(&MemberStep::SetVoters {
+        assert!(conf_change(&Step::LeaveJoint).leave_joint());
+        let enter = conf_change(&Step::SetVoters {
             add: ids(&[2]),
             remove: ids(&[]),
         });
         assert_eq!(enter.enter_joint(), Some(false));
         assert_eq!(
-            conf_change(&MemberStep::AddLearner(RaftId(2))).enter_joint(),
+            conf_change(&Step::AddLearner(RaftId(2))).enter_joint(),
             None
         );
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use kawanan_api::{NodeId, RaftId, Revision};
+use kawanan_logic::membership::RaftConf;
 
 use crate::log_store::MemberSets;
 
@@ -105,6 +106,15 @@ impl ConsensusStatus {
             Stage::Learner
         } else {
             Stage::Outsider
+        }
+    }
+
+    /// The members in the words of those who decide about them.
+    pub fn raft_conf(&self) -> RaftConf {
+        RaftConf {
+            voters: self.members.voters.clone(),
+            voters_outgoing: self.members.outgoing.clone(),
+            learners: self.members.learners.clone(),
         }
     }
 

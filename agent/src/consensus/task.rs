@@ -10,13 +10,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::StateMachine;
 use super::config::{ConsensusConfig, TICK};
 use super::handle::{ChangeError, ConsensusHandle, INBOX_MAX, ProposeError, ReadError, Request};
 use super::log_node::{Fault, LogNode, Output, Refusal};
+use super::mirror::Step;
 use super::persist::Persister;
 use super::status::{ConsensusStatus, Role};
 use super::waiters::{ChangeAnswer, ProposeAnswer, Waiters, reply};
-use super::{MemberStep, StateMachine};
 use crate::transport::SharedLinks;
 
 /// Messages and requests taken in one go, so that neither starves the other nor the clock.
@@ -297,7 +298,7 @@ impl<S: StateMachine> Owner<S> {
         Ok(())
     }
 
-    fn on_change(&mut self, step: &MemberStep, answer: ChangeAnswer) -> Result<(), Fault> {
+    fn on_change(&mut self, step: &Step, answer: ChangeAnswer) -> Result<(), Fault> {
         match self.guard(|owner| owner.node.change_members(step))? {
             Ok(place) => self.waiters.wait_for_change(place, answer),
             Err(refusal) => reply(answer, Err(self.change_error(refusal))),

@@ -54,9 +54,9 @@ fn stopping() -> StreamEnd {
     ApiError::new(ErrorCode::Unavailable, "this agent is stopping").into()
 }
 
-/// A picture with the time at which it was taken.
+/// A picture with the time, and the place in the log, at which it was taken.
 pub(super) trait Timed {
-    /// Whether both show the same but for that time.
+    /// Whether both show the same but for that.
     fn same_as(&self, other: &Self) -> bool;
 }
 
@@ -64,6 +64,7 @@ impl Timed for kawanan_api::views::ProgressEvent {
     fn same_as(&self, other: &Self) -> bool {
         let mut copy = self.clone();
         copy.at = other.at;
+        copy.applied = other.applied;
         copy == *other
     }
 }
@@ -72,6 +73,7 @@ impl Timed for kawanan_api::views::DrainEvent {
     fn same_as(&self, other: &Self) -> bool {
         let mut copy = self.clone();
         copy.at = other.at;
+        copy.applied = other.applied;
         copy == *other
     }
 }

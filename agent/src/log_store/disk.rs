@@ -183,7 +183,8 @@ impl LogStore for RedbStore {
     }
 
     fn write(&mut self, write: &Write) -> Result<(), StoreError> {
-        self.guarded(|store| store.commit(layout::changes(write)?))
+        let changes = layout::changes(write)?;
+        self.guarded(|store| store.commit(changes))
     }
 }
 

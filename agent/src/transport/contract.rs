@@ -9,24 +9,24 @@ use tokio::time::{Instant, timeout};
 use super::{CallError, Channel, Inbound, SendError, SharedLinks};
 
 /// One node of the world under test.
-pub(super) struct Peer {
-    pub(super) id: NodeId,
-    pub(super) links: SharedLinks,
-    pub(super) inbound: Inbound,
+pub(crate) struct Peer {
+    pub(crate) id: NodeId,
+    pub(crate) links: SharedLinks,
+    pub(crate) inbound: Inbound,
 }
 
 /// Makes nodes that know each other's addresses.
-pub(super) trait World {
+pub(crate) trait World {
     fn node(&mut self) -> Peer;
     /// Ends a node at once, as a power cut would.
     async fn kill(&mut self, peer: &Peer);
 }
 
 /// Longer than anything here takes, shorter than a person waits.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 const DEADLINE: Duration = Duration::from_secs(3);
 
-pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match timeout(PATIENCE, future).await {
         Ok(value) => value,
         Err(_) => panic!("{what} did not happen within {PATIENCE:?}"),
@@ -38,7 +38,7 @@ fn text(number: usize) -> Bytes {
 }
 
 /// Answers every call with its request turned round.
-pub(super) fn answer_reversed(mut inbound: Inbound) {
+pub(crate) fn answer_reversed(mut inbound: Inbound) {
     tokio::spawn(async move {
         while let Some(call) = inbound.calls.recv().await {
             let reversed: Vec<u8> = call.request.iter().rev().copied().collect();
@@ -47,7 +47,7 @@ pub(super) fn answer_reversed(mut inbound: Inbound) {
     });
 }
 
-pub(super) async fn raft_messages_arrive_complete_and_in_order(world: &mut impl World) {
+pub(crate) async fn raft_messages_arrive_complete_and_in_order(world: &mut impl World) {
     const MESSAGES: usize = 400;
     let one = world.node();
     let mut two = world.node();
@@ -62,7 +62,7 @@ pub(super) async fn raft_messages_arrive_complete_and_in_order(world: &mut impl 
     }
 }
 
-pub(super) async fn both_sides_may_speak_first_and_at_once(world: &mut impl World) {
+pub(crate) async fn both_sides_may_speak_first_and_at_once(world: &mut impl World) {
     const MESSAGES: usize = 100;
     let mut one = world.node();
     let mut two = world.node();
@@ -82,7 +82,7 @@ pub(super) async fn both_sides_may_speak_first_and_at_once(world: &mut impl Worl
     }
 }
 
-pub(super) async fn gossip_and_snapshots_arrive_on_a_quiet_link(world: &mut impl World) {
+pub(crate) async fn gossip_and_snapshots_arrive_on_a_quiet_link(world: &mut impl World) {
     let one = world.node();
     let mut two = world.node();
     let snapshot = Bytes::from(vec![7; 3 << 20]);
@@ -108,7 +108,7 @@ pub(super) async fn gossip_and_snapshots_arrive_on_a_quiet_link(world: &mut impl
     assert_eq!(arrived, (one.id, snapshot));
 }
 
-pub(super) async fn a_call_brings_its_own_answer(world: &mut impl World) {
+pub(crate) async fn a_call_brings_its_own_answer(world: &mut impl World) {
     let one = world.node();
     let two = world.node();
     answer_reversed(two.inbound);
@@ -126,7 +126,7 @@ pub(super) async fn a_call_brings_its_own_answer(world: &mut impl World) {
     assert_eq!(empty, Ok(Bytes::new()));
 }
 
-pub(super) async fn a_call_that_nobody_answers_ends_at_its_deadline(world: &mut impl World) {
+pub(crate) async fn a_call_that_nobody_answers_ends_at_its_deadline(world: &mut impl World) {
     let one = world.node();
     let mut two = world.node();
     let deadline = Duration::from_millis(700);
@@ -138,7 +138,7 @@ pub(super) async fn a_call_that_nobody_answers_ends_at_its_deadline(world: &mut 
     assert_eq!((call.from, call.request), (one.id, text(1)));
 }
 
-pub(super) async fn a_call_whose_answer_is_dropped_ends_at_once(world: &mut impl World) {
+pub(crate) async fn a_call_whose_answer_is_dropped_ends_at_once(world: &mut impl World) {
     let one = world.node();
     let mut two = world.node();
     tokio::spawn(async move {
@@ -152,7 +152,7 @@ pub(super) async fn a_call_whose_answer_is_dropped_ends_at_once(world: &mut impl
     assert!(begun.elapsed() < PATIENCE / 2);
 }
 
-pub(super) async fn a_dead_peer_is_unreachable(world: &mut impl World) {
+pub(crate) async fn a_dead_peer_is_unreachable(world: &mut impl World) {
     let one = world.node();
     let two = world.node();
     world.kill(&two).await;
@@ -165,7 +165,7 @@ pub(super) async fn a_dead_peer_is_unreachable(world: &mut impl World) {
     assert!(!one.links.is_connected(two.id));
 }
 
-pub(super) async fn an_unknown_peer_is_an_error_at_once(world: &mut impl World) {
+pub(crate) async fn an_unknown_peer_is_an_error_at_once(world: &mut impl World) {
     let one = world.node();
     let stranger = NodeId::from_bits(0xdead);
     for channel in [Channel::Raft, Channel::Gossip, Channel::Snapshot] {
@@ -186,7 +186,7 @@ pub(super) async fn an_unknown_peer_is_an_error_at_once(world: &mut impl World) 
     assert!(begun.elapsed() < PATIENCE / 2);
 }
 
-pub(super) async fn frames_come_in_order_and_end_with_the_stream(world: &mut impl World) {
+pub(crate) async fn frames_come_in_order_and_end_with_the_stream(world: &mut impl World) {
     const FRAMES: usize = 200;
     let one = world.node();
     let mut two = world.node();
@@ -204,7 +204,7 @@ pub(super) async fn frames_come_in_order_and_end_with_the_stream(world: &mut imp
     assert_eq!(soon("the end", frames.recv()).await, None);
 }
 
-pub(super) async fn dropping_the_frames_ends_the_stream_at_the_other_side(world: &mut impl World) {
+pub(crate) async fn dropping_the_frames_ends_the_stream_at_the_other_side(world: &mut impl World) {
     let one = world.node();
     let mut two = world.node();
     let opening = one.links.open(two.id, text(0), DEADLINE);
@@ -218,7 +218,7 @@ pub(super) async fn dropping_the_frames_ends_the_stream_at_the_other_side(world:
     soon("the end of the stream", call.frames.closed()).await;
 }
 
-pub(super) async fn oversized_messages_are_refused(world: &mut impl World) {
+pub(crate) async fn oversized_messages_are_refused(world: &mut impl World) {
     let one = world.node();
     let mut two = world.node();
     let large = |size: usize| Bytes::from(vec![1; size]);
@@ -247,7 +247,7 @@ pub(super) async fn oversized_messages_are_refused(world: &mut impl World) {
     );
 }
 
-pub(super) async fn a_connection_is_reported_and_ends_when_the_peer_is_forgotten(
+pub(crate) async fn a_connection_is_reported_and_ends_when_the_peer_is_forgotten(
     world: &mut impl World,
 ) {
     let one = world.node();
@@ -291,4 +291,4 @@ macro_rules! contract_suite {
         }
     };
 }
-pub(super) use contract_suite;
+pub(crate) use contract_suite;

@@ -32,6 +32,8 @@ pub enum CredentialsError {
     Certificate(#[from] PeerIdentityError),
     #[error("the certificate or key cannot be used: {0}")]
     Unusable(String),
+    #[error("the certificate is that of another node ({0})")]
+    OtherNode(NodeId),
 }
 
 /// Why a peer's certificate is not believed.

@@ -13,10 +13,10 @@ use crate::clock::{Clock, SharedClock};
 use crate::identity::{Authority, Identity, NodeKey};
 
 /// When the tests take place.
-pub(super) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
 /// A clock that tests set.
-pub(super) struct SetClock(pub(super) Mutex<Timestamp>);
+pub(crate) struct SetClock(pub(crate) Mutex<Timestamp>);
 
 impl Clock for SetClock {
     fn now(&self) -> Timestamp {
@@ -24,14 +24,14 @@ impl Clock for SetClock {
     }
 }
 
-pub(super) fn clock_at(at: Timestamp) -> SharedClock {
+pub(crate) fn clock_at(at: Timestamp) -> SharedClock {
     Arc::new(SetClock(Mutex::new(at)))
 }
 
 /// Admits everybody but those who were expelled.
 #[derive(Default)]
-pub(super) struct Members {
-    pub(super) expelled: Mutex<BTreeSet<NodeId>>,
+pub(crate) struct Members {
+    pub(crate) expelled: Mutex<BTreeSet<NodeId>>,
 }
 
 impl Gate for Members {
@@ -40,26 +40,26 @@ impl Gate for Members {
     }
 }
 
-pub(super) struct Node {
-    pub(super) id: NodeId,
-    pub(super) quic: Arc<Quic>,
-    pub(super) inbound: Inbound,
-    pub(super) gate: Arc<Members>,
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) quic: Arc<Quic>,
+    pub(crate) inbound: Inbound,
+    pub(crate) gate: Arc<Members>,
 }
 
-pub(super) struct Loopback {
-    pub(super) cluster: ClusterId,
-    pub(super) authority: Authority,
-    pub(super) book: watch::Sender<Arc<BTreeMap<NodeId, SocketAddr>>>,
+pub(crate) struct Loopback {
+    pub(crate) cluster: ClusterId,
+    pub(crate) authority: Authority,
+    pub(crate) book: watch::Sender<Arc<BTreeMap<NodeId, SocketAddr>>>,
     alive: BTreeMap<NodeId, Arc<Quic>>,
 }
 
 impl Loopback {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of_cluster(ClusterId::from_bits(77))
     }
 
-    pub(super) fn of_cluster(cluster: ClusterId) -> Self {
+    pub(crate) fn of_cluster(cluster: ClusterId) -> Self {
         Self {
             cluster,
             authority: Authority::found(cluster, NOW).unwrap(),
@@ -68,11 +68,11 @@ impl Loopback {
         }
     }
 
-    pub(super) fn identity(&self) -> Identity {
+    pub(crate) fn identity(&self) -> Identity {
         self.identity_at(NodeKey::generate().unwrap(), NOW)
     }
 
-    pub(super) fn identity_at(&self, key: NodeKey, now: Timestamp) -> Identity {
+    pub(crate) fn identity_at(&self, key: NodeKey, now: Timestamp) -> Identity {
         let request = key.signing_request().unwrap();
         let (certificate, node) = self
             .authority
@@ -89,11 +89,11 @@ impl Loopback {
         }
     }
 
-    pub(super) fn start(&mut self, identity: &Identity, clock: &SharedClock) -> Node {
+    pub(crate) fn start(&mut self, identity: &Identity, clock: &SharedClock) -> Node {
         self.start_at("127.0.0.1:0".parse().unwrap(), identity, clock)
     }
 
-    pub(super) fn start_at(
+    pub(crate) fn start_at(
         &mut self,
         listen: SocketAddr,
         identity: &Identity,
@@ -118,14 +118,23 @@ impl Loopback {
         }
     }
 
+    /// Lets go of a node that was closed, and so of its socket.
+    pub(crate) fn forget_alive(&mut self, node: NodeId) {
+        self.alive.remove(&node);
+    }
+
+    pub(crate) fn alive(&self, node: NodeId) -> Arc<Quic> {
+        Arc::clone(&self.alive[&node])
+    }
+
     /// Writes an address into everybody's book.
-    pub(super) fn tell(&self, node: NodeId, address: SocketAddr) {
+    pub(crate) fn tell(&self, node: NodeId, address: SocketAddr) {
         self.book.send_modify(|book| {
             Arc::make_mut(book).insert(node, address);
         });
     }
 
-    pub(super) fn any_node(&mut self) -> Node {
+    pub(crate) fn any_node(&mut self) -> Node {
         let identity = self.identity();
         self.start(&identity, &clock_at(NOW))
     }
@@ -146,4 +155,29 @@ impl World for Loopback {
             quic.close().await;
         }
     }
+}
+
+/// A QUIC server that is no agent of ours: it speaks another protocol.
+pub(crate) fn foreign_server() -> quinn::Endpoint {
+    let identity = Loopback::new().identity();
+    let chain = identity.chain.iter().cloned().map(Into::into).collect();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(identity.key.pkcs8().to_vec());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key.into())
+        .unwrap();
+    tls.alpn_protocols = vec![b"h3".to_vec()];
+    let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).unwrap();
+    let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let endpoint = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let accepting = endpoint.clone();
+    tokio::spawn(async move {
+        while let Some(incoming) = accepting.accept().await {
+            drop(incoming.await);
+        }
+    });
+    endpoint
 }

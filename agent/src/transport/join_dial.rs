@@ -76,6 +76,7 @@ impl JoinDialer {
         }
     }
 
+    /// With another patience for seeds that do not answer.
     #[cfg(test)]
     pub(crate) fn with_seed_deadline(mut self, deadline: Duration) -> Self {
         self.seed_deadline = deadline;
@@ -102,11 +103,15 @@ impl JoinDialer {
         };
         let outcome = exchange(&connection, &request).await;
         connection.close(codes::JOIN_OVER, b"");
-        // So that the goodbye leaves before the socket closes.
-        let goodbye = timeout(Duration::from_millis(200), endpoint.wait_idle()).await;
-        if goodbye.is_err() {
-            tracing::trace!("the goodbye was not confirmed");
-        }
+        // The goodbye leaves while the caller goes on: waiting for its end would cost every join a tenth of a second.
+        tokio::spawn(async move {
+            if timeout(limits::GOODBYE_DEADLINE, endpoint.wait_idle())
+                .await
+                .is_err()
+            {
+                tracing::trace!("the goodbye was not confirmed");
+            }
+        });
         outcome.map_err(|cause| cause.at(seed))
     }
 

@@ -83,9 +83,15 @@ pub(super) const SAME_TIME: Duration = Duration::from_secs(1);
 pub(super) const RETIRED_LIFE: Duration = Duration::from_secs(10);
 /// How long the end of Raft's old stream may take before the new one starts.
 pub(super) const RAFT_SWITCH_DEADLINE: Duration = Duration::from_millis(200);
-/// A connection on which nothing was said for this many of these periods is closed.
-pub(super) const IDLE_PERIOD: Duration = Duration::from_secs(60);
-pub(super) const IDLE_PERIODS: u32 = 5;
+/// How often the owner of a connection looks at it.
+pub(super) const LOOK_PERIOD: Duration = Duration::from_secs(2);
+/// A connection on which nothing was said for this many looks, 5 minutes, is closed.
+pub(super) const IDLE_LOOKS: u32 = 150;
+/// A connection on which packets were sent, but none came back for this many looks, gets a rival: a peer that was
+/// restarted cannot always tell that the old one is dead, and the idle timeout is long.
+pub(super) const SILENT_LOOKS: u32 = 2;
+/// Packets that may go out after the last one came in without asking for an answer: acknowledgements.
+pub(super) const UNANSWERED_PACKETS: u64 = 2;
 
 /// Joiners at once, what they may send, and how fast.
 pub(super) const JOINS_MAX: usize = 8;

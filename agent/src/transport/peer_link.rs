@@ -198,6 +198,12 @@ impl PeerLink {
         }
     }
 
+    /// The connection in use, to compare it with the peer's.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> Option<Connection> {
+        usable(&self.state.borrow())
+    }
+
     pub(super) fn touch(&self) {
         self.touched.store(true, Ordering::Relaxed);
     }
@@ -339,10 +345,6 @@ impl BackOff {
 
     fn failed(&mut self) {
         self.failures = self.failures.saturating_add(1);
-    }
-
-    fn failed_for_good(&mut self) {
-        self.failures = u32::MAX;
     }
 
     fn succeeded(&mut self) {

@@ -90,8 +90,11 @@ impl Quic {
     /// Uses another certificate, and trusts other authorities, from the next handshake on. Connections stay.
     ///
     /// # Errors
-    /// When the identity is not usable; the old one stays in use then.
+    /// When the identity is not usable, or is another node's; the old one stays in use then.
     pub fn swap_certificate(&self, identity: &Identity) -> Result<(), CredentialsError> {
+        if identity.node != self.own {
+            return Err(CredentialsError::OtherNode(identity.node));
+        }
         self.credentials.swap(identity)
     }
 
@@ -281,5 +284,9 @@ fn no_address(node: NodeId) -> CallError {
     }
 }
 
+#[cfg(test)]
+mod link_tests;
+#[cfg(test)]
+mod security_tests;
 #[cfg(test)]
 mod tests;

@@ -338,10 +338,11 @@ async fn answer_joiner(intake: &Intake, connection: &Connection) -> Result<(), V
         answer,
     };
     intake.joins.try_send(call).map_err(|_| codes::BUSY)?;
+    // Not "busy": the joiner would take that for "not carried out".
     let answer = timeout(limits::JOIN_ANSWER_DEADLINE, answered)
         .await
-        .map_err(|_| codes::BUSY)?
-        .map_err(|_| codes::BUSY)?;
+        .map_err(|_| codes::UNANSWERED)?
+        .map_err(|_| codes::UNANSWERED)?;
     write_last(&mut send, &answer).await
 }
 

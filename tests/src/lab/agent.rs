@@ -19,26 +19,22 @@ const READY_DEADLINE: Duration = Duration::from_secs(30);
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Host {
-    /// Starts `agent ARGUMENTS` in the background: standard output to `agent.out`, standard error to `agent.log`.
+    /// Starts `agent ARGUMENTS` in the background: standard output to `agent.out`, made anew; standard error is added
+    /// to `agent.log`.
     pub fn spawn_agent(&self, arguments: &str) -> Result<()> {
         let mut agent = self.agent();
         if let Some(child) = agent.as_mut() {
             let ended = child.try_wait()?.is_some();
             ensure!(ended, "an agent runs on {} already", self.name());
         }
-        let open = |name: &str| {
-            File::options()
-                .create(true)
-                .append(true)
-                .open(self.dir().join(name))
-        };
+        let (said, log) = (self.dir().join("agent.out"), self.agent_log());
         let mut command = self.machine().command("bash");
         // The shell splits the arguments as it would for a user, and becomes the agent.
         let line = format!("exec {} {arguments}", binaries::path("agent")?.display());
         command
             .args(["-c", &line])
-            .stdout(open("agent.out")?)
-            .stderr(open("agent.log")?);
+            .stdout(File::create(said)?)
+            .stderr(File::options().create(true).append(true).open(log)?);
         *agent = Some(self.machine().spawn(&mut command)?);
         Ok(())
     }
@@ -120,7 +116,7 @@ impl Host {
         self.run(&format!("agent token create -q {options}"))?.ok()
     }
 
-    /// Everything the agent wrote to standard output so far.
+    /// Everything the agent wrote to standard output since it was last started.
     pub fn agent_output(&self) -> Result<String> {
         Ok(fs::read_to_string(self.dir().join("agent.out"))?)
     }

@@ -168,12 +168,20 @@ impl Cluster {
         self.wait_running_on(&self.nodes.iter().collect::<Vec<_>>(), service, count)
     }
 
-    /// Ends every agent without a warning; all stop before the first is started again.
+    /// Ends every agent without a warning.
     pub fn kill_all_agents(&self) -> Result<()> {
         for host in &self.nodes {
             host.kill_agent(Signal::KILL)?;
         }
         Ok(())
+    }
+
+    /// Starts every agent from its data directory. None is ready before most of them run.
+    pub fn start_all_agents(&self) -> Result<()> {
+        for host in &self.nodes {
+            host.spawn_agent("run")?;
+        }
+        self.wait_ready(self.nodes.len())
     }
 }
 

@@ -35,6 +35,26 @@ impl Output {
         Ok(self.stdout.trim_end().to_owned())
     }
 
+    /// What the command said when it refused, with its exit code.
+    ///
+    /// # Errors
+    /// When it did not refuse, panicked, or did not use one of these words (in any case): the user could not tell why.
+    pub fn refused(self, words: &[&str]) -> Result<i32> {
+        let text = self.text().to_lowercase();
+        let code = self
+            .code
+            .filter(|code| *code != 0)
+            .with_context(|| format!("no refusal: {self}"))?;
+        ensure!(!text.contains("panicked at"), "{self}");
+        for word in words {
+            ensure!(
+                text.contains(&word.to_lowercase()),
+                "does not say `{word}`: {self}"
+            );
+        }
+        Ok(code)
+    }
+
     /// Both outputs, for looking for a word in them.
     pub fn text(&self) -> String {
         format!("{}{}", self.stdout, self.stderr)

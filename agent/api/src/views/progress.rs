@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{NodeView, RolloutView, TaskView};
+use crate::duration::Span;
 use crate::ids::{Revision, ServiceId};
 use crate::time::Timestamp;
 
@@ -12,6 +13,8 @@ use crate::time::Timestamp;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProgressEvent {
     pub at: Timestamp,
+    /// Last entry of the service log that this picture contains.
+    pub applied: Revision,
     pub service: ServiceId,
     pub name: String,
     /// The revision that should run.
@@ -23,6 +26,10 @@ pub struct ProgressEvent {
     /// Tasks of the wanted revision that ended well and are not to run again.
     pub complete: u32,
     pub rollout: RolloutView,
+    /// How long a new task must run before it counts as good.
+    pub monitor: Span,
+    /// Failures of new tasks that are too many.
+    pub max_failures: u32,
     pub seats: Vec<SeatView>,
     /// Tasks that still have to go: surplus ones, and ones of older revisions.
     pub leaving: u32,
@@ -53,12 +60,28 @@ pub struct SeatView {
     pub last_error: Option<String>,
     /// Since when the current task runs, if it does.
     pub running_since: Option<Timestamp>,
+    /// What keeps the seat from having a (better) task.
+    pub waits_for: Option<WaitsFor>,
+}
+
+/// What a seat waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitsFor {
+    /// No node fits.
+    Place,
+    /// The last attempt failed; the next one comes after a while.
+    Retry,
+    /// It failed as often as its restart policy allows; nothing comes.
+    Nothing,
 }
 
 /// A line of `GET /v1/nodes/{id}/progress`: what is still there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrainEvent {
     pub at: Timestamp,
+    /// Last entry of the service log that this picture contains.
+    pub applied: Revision,
     pub node: NodeView,
     /// Tasks whose containers are not stopped yet, except those that run there by choice (global services while the
     /// node takes tasks).

@@ -52,12 +52,15 @@ impl View<'_> {
         let waiting = (self.state.tasks_on(id))
             .filter(|task| task.is_live())
             .filter_map(|task| {
-                let why = self.why_pending(task.service, task.seat())?;
-                Some(format!("{}: {why}", self.task_row(task).name))
+                let pending = self.pending(task.service, task.seat())?;
+                let name = self.task_row(task).name;
+                (pending.keeps == Some(task.id))
+                    .then(|| format!("{name}: {}", self.waits(&pending.why)))
             })
             .collect();
         Ok(DrainEvent {
             at: self.outlook.now,
+            applied: self.state.revision,
             node: self.node_row(node),
             remaining,
             waiting,

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use kawanan_api::views::{ProgressEvent, RolloutState, SeatView, TaskState};
+use kawanan_api::views::{ProgressEvent, RolloutState, SeatView, TaskState, WaitsFor};
 use kawanan_api::{ApiError, ServiceId};
 
 use super::View;
 use super::service::rollout_view;
+use crate::reconcile::Why;
 use crate::state::{self, Seat, Service, Task};
 
 impl View<'_> {
@@ -28,14 +29,11 @@ impl View<'_> {
         let settled = rollout.state == RolloutState::Steady
             && leaving == 0
             && self.outlook.leader.is_some()
-            && !self.outlook.unsettled.contains(&id)
-            && !self
-                .outlook
-                .pending
-                .iter()
-                .any(|pending| pending.service == id);
+            && !self.unsettled.contains(&id)
+            && !self.pending.keys().any(|(service, _)| *service == id);
         Ok(ProgressEvent {
             at: self.outlook.now,
+            applied: self.state.revision,
             service: id,
             name: service.spec().name.clone(),
             revision: service.spec_revision,
@@ -43,6 +41,8 @@ impl View<'_> {
             running,
             complete,
             rollout,
+            monitor: service.spec().update.monitor,
+            max_failures: service.spec().update.max_failures,
             seats,
             leaving,
             converged: settled && running.saturating_add(complete) == wanted,
@@ -62,19 +62,26 @@ impl View<'_> {
             None => self.pending_row(service, seat),
         };
         let ended: Vec<_> = (tasks.iter())
-            .filter(|task| ended_by_itself(task) && self.is_up_to_date(service, task))
+            .filter(|task| ended_by_itself(task) && service.is_current(task.spec_revision))
             .collect();
         let counted = u32::try_from(ended.len()).unwrap_or(u32::MAX);
         let last_ended = ended.iter().max_by_key(|task| (task.state_at, task.id));
         SeatView {
             name: row.name.clone(),
-            up_to_date: newest.is_none_or(|task| self.is_up_to_date(service, task)),
+            up_to_date: newest.is_none_or(|task| service.is_current(task.spec_revision)),
             older_runs: (tasks.iter().skip(1)).any(|task| task.state == state::TaskState::Running),
             ended: counted.max(newest.map_or(0, |task| task.attempt)),
             last_error: last_ended.map(|task| why_ended(task)),
             running_since: newest
                 .filter(|task| task.is_running())
                 .and_then(|task| task.running_since),
+            waits_for: self
+                .pending(service.id, seat)
+                .map(|pending| match pending.why {
+                    Why::NoPlace(_) => WaitsFor::Place,
+                    Why::BackOff { .. } => WaitsFor::Retry,
+                    Why::GaveUp { .. } => WaitsFor::Nothing,
+                }),
             task: row,
         }
     }

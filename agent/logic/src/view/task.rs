@@ -4,6 +4,7 @@ use kawanan_api::views::{DesiredState, TaskState, TaskView};
 use kawanan_api::{NodeId, ServiceId, TaskId};
 
 use super::{View, pending_id};
+use crate::reconcile::Why;
 use crate::state::{self, Seat, Service, Task};
 
 impl View<'_> {
@@ -58,14 +59,30 @@ impl View<'_> {
         self.state.tasks.get(&id).map(|task| self.task_row(task))
     }
 
-    /// A seat has a row of its own for waiting when nothing fills it and something should.
+    /// A seat has a row of its own for waiting when nothing fills it and something is to come.
     pub(super) fn shows_pending_row(&self, service: &Service, seat: Seat) -> bool {
         let tasks = self.tasks_in(service.id, seat);
-        let filled = tasks.iter().any(|task| task.is_live());
-        let waits =
-            self.why_pending(service.id, seat).is_some() || self.is_coming(service.id, seat);
-        let never_tried = !tasks.iter().any(|task| self.is_up_to_date(service, task));
-        !filled && (waits || never_tried)
+        if tasks.iter().any(|task| task.is_live()) {
+            return false;
+        }
+        match self.pending(service.id, seat).map(|pending| &pending.why) {
+            Some(Why::NoPlace(_) | Why::BackOff { .. }) => true,
+            Some(Why::GaveUp { .. }) => false,
+            None => {
+                self.coming.contains(&(service.id, seat))
+                    || !tasks.iter().any(|task| self.is_over(service, task))
+            }
+        }
+    }
+
+    /// Whether a task of this kind ended in a way that makes another one unnecessary.
+    fn is_over(&self, service: &Service, task: &Task) -> bool {
+        task.state.is_final()
+            && !matches!(
+                task.state,
+                state::TaskState::Orphaned | state::TaskState::Shutdown
+            )
+            && service.is_current(task.spec_revision)
     }
 
     pub(super) fn task_row(&self, task: &Task) -> TaskView {
@@ -102,8 +119,10 @@ impl View<'_> {
         if let Some(note) = self.outlook.notes.get(&task.id) {
             return Some(note.clone());
         }
-        if let Some(why) = self.why_pending(task.service, task.seat()) {
-            return Some(format!("waits for another node: {why}"));
+        if let Some(pending) = self.pending(task.service, task.seat())
+            && pending.keeps == Some(task.id)
+        {
+            return Some(self.waits(&pending.why));
         }
         let wait = task.not_before.since(self.outlook.now);
         let backs_off = task.state == state::TaskState::Assigned && wait.as_millis() > 0;
@@ -112,6 +131,18 @@ impl View<'_> {
             let plural = if failures == 1 { "" } else { "s" };
             format!("starts in {seconds} s, after {failures} failure{plural} in a row")
         })
+    }
+
+    /// What a seat waits for, in words; times relative to now.
+    pub(super) fn waits(&self, why: &Why) -> String {
+        let Why::BackOff { until, error } = why else {
+            return why.to_string();
+        };
+        let seconds = until.since(self.outlook.now).as_millis().div_ceil(1000);
+        match error {
+            Some(error) => format!("tries again in {seconds} s: {error}"),
+            None => format!("tries again in {seconds} s"),
+        }
     }
 
     pub(super) fn pending_row(&self, service: &Service, seat: Seat) -> TaskView {
@@ -128,13 +159,13 @@ impl View<'_> {
             .filter(|task| task.state.is_final())
             .map(|task| task.state_at)
             .max();
-        let why = match self.why_pending(service.id, seat) {
-            Some(why) => Some(why.to_owned()),
-            None if self.outlook.leader.is_none() => {
-                Some("no node is leader at the moment, so nothing is placed".to_owned())
-            }
-            None => None,
-        };
+        let why = self
+            .pending(service.id, seat)
+            .map(|pending| self.waits(&pending.why));
+        let why = why.or_else(|| {
+            let leaderless = self.outlook.leader.is_none();
+            leaderless.then(|| "no node is leader at the moment, so nothing is placed".to_owned())
+        });
         TaskView {
             id: pending_id(service.id, seat, service.spec_revision),
             name: format!("{}.{seat_name}", spec.name),

@@ -1,11 +1,12 @@
 //! What committed entries do to the state, and when the log's beginning may go.
 
 use kawanan_api::Revision;
-use kawanan_logic::{Entry, codec};
+use kawanan_logic::Entry;
+use kawanan_logic::codec::{self, CodecError};
 use raft::eraftpb::{self, EntryType};
 
 use super::{Applied, Changed, Fault, Installing, LogNode, StateToSave, Work};
-use crate::consensus::{MemberStep, StateMachine, mirror};
+use crate::consensus::{StateMachine, mirror};
 use crate::log_store::{Position, Write};
 
 impl<S: StateMachine> LogNode<S> {
@@ -32,7 +33,7 @@ impl<S: StateMachine> LogNode<S> {
         }
         self.out.state_changed = true;
         self.raw.advance_apply_to(last);
-        self.leave_joint_change();
+        self.settle_members();
         Ok(())
     }
 
@@ -41,13 +42,7 @@ impl<S: StateMachine> LogNode<S> {
     }
 
     fn apply_command(&mut self, at: Position, data: &[u8]) -> Result<(), Fault> {
-        // Going on without it would make this node's state another one than everybody else's.
-        let entry: Entry = codec::decode(data).map_err(|err| {
-            Fault(format!(
-                "log entry {} cannot be understood ({err}): this agent is older than the others; upgrade it",
-                at.index
-            ))
-        })?;
+        let entry: Entry = codec::decode(data).map_err(|err| too_old(at, &err))?;
         let outcome = self.raw.mut_store().state.apply(Revision(at.index), &entry);
         self.out.applied.push(Applied {
             index: at.index,
@@ -58,16 +53,7 @@ impl<S: StateMachine> LogNode<S> {
     }
 
     fn apply_step(&mut self, at: Position, context: &[u8]) -> Result<(), Fault> {
-        let step = if context.is_empty() {
-            MemberStep::LeaveJoint
-        } else {
-            mirror::decode_step(context).map_err(|err| {
-                Fault(format!(
-                    "log entry {} cannot be understood ({err}): this agent is older than the others; upgrade it",
-                    at.index
-                ))
-            })?
-        };
+        let step = mirror::decode_step(context).map_err(|err| too_old(at, &err))?;
         self.skip(at);
         let result = self.raw.apply_conf_change(&mirror::conf_change(&step));
         let result = result.map_err(|err| err.to_string()).map(|members| {
@@ -140,4 +126,12 @@ impl<S: StateMachine> LogNode<S> {
             .term_at(index)
             .map_or(start, |term| Position { index, term })
     }
+}
+
+/// Passing over an entry would make this node's state another one than everybody else's: it must stop instead.
+fn too_old(at: Position, err: &CodecError) -> Fault {
+    Fault(format!(
+        "log entry {} cannot be understood ({err}): this agent is older than the others; upgrade it",
+        at.index
+    ))
 }

@@ -4,7 +4,8 @@ use kawanan_api::RaftId;
 use raft::eraftpb::{EntryType, Message, MessageType};
 
 use super::{Fault, LogNode, Refusal};
-use crate::consensus::{MemberStep, StateMachine, mirror};
+use crate::consensus::StateMachine;
+use crate::consensus::mirror::{self, Step};
 use crate::log_store::{MemberSets, Position};
 
 impl<S: StateMachine> LogNode<S> {
@@ -13,14 +14,11 @@ impl<S: StateMachine> LogNode<S> {
     ///
     /// # Errors
     /// The inner one when this node does not take it; the outer one when the node cannot go on.
-    pub fn change_members(
-        &mut self,
-        step: &MemberStep,
-    ) -> Result<Result<Position, Refusal>, Fault> {
+    pub fn change_members(&mut self, step: &Step) -> Result<Result<Position, Refusal>, Fault> {
         if !self.is_leader() {
             return Ok(Err(Refusal::NotLeader));
         }
-        let half_done = self.members().is_joint() && *step != MemberStep::LeaveJoint;
+        let half_done = self.members().is_joint() && *step != Step::LeaveJoint;
         if half_done || self.raw.raft.has_pending_conf() {
             return Ok(Err(Refusal::Busy));
         }
@@ -48,12 +46,20 @@ impl<S: StateMachine> LogNode<S> {
         Ok(place.ok_or(Refusal::Busy))
     }
 
-    /// Ends a joint change that has taken effect, whoever began it.
-    pub(super) fn leave_joint_change(&mut self) {
-        if !self.is_leader() || !self.members().is_joint() || self.raw.raft.has_pending_conf() {
+    /// Ends a joint change that has taken effect, whoever began it. A leader that has lost its vote, or loses it with the
+    /// change, hands leadership over: raft-rs would let it lead on without a vote.
+    pub(super) fn settle_members(&mut self) {
+        if !self.is_leader() {
             return;
         }
-        let Ok(entry) = mirror::step_proposal(&MemberStep::LeaveJoint) else {
+        if !self.members().voters.contains(&self.config.raft_id) {
+            self.hand_over();
+            return;
+        }
+        if !self.members().is_joint() || self.raw.raft.has_pending_conf() {
+            return;
+        }
+        let Ok(entry) = mirror::step_proposal(&Step::LeaveJoint) else {
             return;
         };
         let mut message = Message::default();
@@ -63,18 +69,29 @@ impl<S: StateMachine> LogNode<S> {
             tracing::debug!(%err, "cannot end the joint change yet");
         }
     }
+
+    /// Begins to hand leadership to the best of the others, unless that is under way already.
+    pub(super) fn hand_over(&mut self) {
+        if self.raw.raft.lead_transferee.is_some() {
+            return;
+        }
+        if let Some(successor) = self.successor() {
+            tracing::info!(%successor, "handing leadership over");
+            self.raw.transfer_leader(successor.0);
+        }
+    }
 }
 
 /// Whether a change makes sense for these members. Said here because raft-rs would only say no when it is too late.
-fn check(step: &MemberStep, members: &MemberSets, me: RaftId) -> Result<(), &'static str> {
+fn check(step: &Step, members: &MemberSets, me: RaftId) -> Result<(), &'static str> {
     match step {
-        MemberStep::AddLearner(id) if *id == RaftId(0) => Err("0 is no member"),
-        MemberStep::AddLearner(id) if members.is_voter(*id) => Err("it has a vote already"),
-        MemberStep::RemoveMember(id) if *id == me => {
+        Step::AddLearner(id) if *id == RaftId(0) => Err("0 is no member"),
+        Step::AddLearner(id) if members.is_voter(*id) => Err("it has a vote already"),
+        Step::RemoveMember(id) if *id == me => {
             Err("the leader cannot remove itself: hand leadership over first")
         }
-        MemberStep::RemoveMember(id) if !members.contains(*id) => Err("it is no member"),
-        MemberStep::SetVoters { add, remove } => {
+        Step::RemoveMember(id) if !members.contains(*id) => Err("it is no member"),
+        Step::SetVoters { add, remove } => {
             if add.is_empty() && remove.is_empty() {
                 Err("nothing would change")
             } else if remove.contains(&me) {
@@ -89,9 +106,7 @@ fn check(step: &MemberStep, members: &MemberSets, me: RaftId) -> Result<(), &'st
                 Ok(())
             }
         }
-        MemberStep::LeaveJoint if !members.is_joint() => {
-            Err("no change of the voters is half done")
-        }
+        Step::LeaveJoint if !members.is_joint() => Err("no change of the voters is half done"),
         _ => Ok(()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kawanan_api::{RaftId, Revision};
@@ -22,6 +23,8 @@ pub(super) struct Machine {
     pub(super) handle: ConsensusHandle<Toy>,
     pub(super) running: Option<Running>,
     pub(super) proposer: Proposer<Toy>,
+    /// Milliseconds that a write takes.
+    pub(super) latency: Arc<AtomicU64>,
 }
 
 pub(super) struct Cluster {
@@ -89,7 +92,10 @@ impl Cluster {
 
     /// Starts the agent of a machine with this disk.
     pub(super) fn boot(&mut self, raft: u64, disk: MemoryDisk) {
-        let setup = Setup::simulated(disk.open(), Box::new(|| Duration::from_millis(2)));
+        let latency = Arc::new(AtomicU64::new(2));
+        let asked = Arc::clone(&latency);
+        let latency_now = move || Duration::from_millis(asked.load(Ordering::Relaxed));
+        let setup = Setup::simulated(disk.open(), Box::new(latency_now));
         let node = node_id(raft);
         let (links, inbound) = self.bus.plug_in(node);
         let mut config = ConsensusConfig::new(node, RaftId(raft));
@@ -109,6 +115,7 @@ impl Cluster {
             handle,
             running: Some(running),
             proposer,
+            latency,
         };
         self.machines.insert(raft, machine);
     }

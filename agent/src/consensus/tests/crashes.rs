@@ -1,6 +1,7 @@
 //! Power failures, broken disks, broken invariants.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kawanan_api::RaftId;
@@ -194,6 +195,39 @@ async fn a_failed_sync_ends_the_nodes_part_and_nothing_else() {
     disk.crash();
     cluster.boot(leader, disk);
     cluster.agree().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_disk_hangs_lets_another_lead() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.settled().await;
+    cluster.machines[&leader]
+        .latency
+        .store(60_000, Ordering::Relaxed);
+    let proposer = cluster.machines[&leader].proposer.clone();
+    let entry = note(300, "while it hangs");
+    let outcome = proposer.submit(&entry, Duration::from_secs(9)).await;
+    outcome.unwrap().unwrap();
+    let next = cluster.leader().unwrap();
+    assert_ne!(next, leader);
+    cluster.write(next, "goes on").await;
+    assert_eq!(cluster.role(leader), Role::Follower);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_whose_disk_hangs_is_heard_all_the_same() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.settled().await;
+    let term = cluster.status(leader).term;
+    for raft in (1..=3).filter(|raft| *raft != leader) {
+        cluster.machines[&raft]
+            .latency
+            .store(5_000, Ordering::Relaxed);
+    }
+    // Needs a majority of disks, so it takes as long as theirs; leadership does not.
+    cluster.write(leader, "slow").await;
+    assert_eq!(cluster.status(leader).term, term);
+    assert_eq!(cluster.leader(), Some(leader));
 }
 
 #[tokio::test(start_paused = true)]

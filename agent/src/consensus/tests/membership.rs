@@ -102,6 +102,37 @@ async fn the_next_leader_ends_a_joint_change_that_the_last_one_began() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_loses_its_vote_hands_leadership_over_before_the_change_ends() {
+    let mut cluster = Cluster::of(3).await;
+    for raft in [4, 5] {
+        cluster.boot(raft, MemoryDisk::default());
+        cluster.change(MemberStep::AddLearner(RaftId(raft))).await;
+    }
+    cluster.agree().await;
+    // Node 2 has the shortest patience, so it leads when 1 is gone.
+    assert_eq!(cluster.settled().await, 1);
+    let step = voters([4, 5], [2, 3]);
+    cluster.handle(1).change_members(step).await.unwrap();
+    cluster
+        .wait("2 knows of the change", |it| it.status(2).is_joint())
+        .await;
+    cluster.crash(1);
+    cluster
+        .wait("the change is ended", |it| {
+            it.machines.keys().all(|raft| {
+                let members = it.status(*raft).members;
+                members.voters == ids([1, 4, 5])
+                    && members.learners == ids([2, 3])
+                    && !members.is_joint()
+            })
+        })
+        .await;
+    let leader = cluster.settled().await;
+    assert!([4, 5].contains(&leader), "{leader} leads");
+    cluster.write(2, "through a former voter").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_change_is_refused_while_the_first_is_under_way() {
     let mut cluster = Cluster::of(3).await;
     cluster.boot(4, MemoryDisk::default());

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use kawanan_api::{NodeId, RaftId, RequestId, Revision, Timestamp, TokenId};
-use kawanan_logic::codec::{self, CodecError};
+use kawanan_logic::codec;
+use kawanan_logic::snapshot::SnapshotError;
 use kawanan_logic::state::Outcome;
 use kawanan_logic::{Command, Entry};
 use serde::{Deserialize, Serialize};
@@ -42,12 +43,12 @@ impl StateMachine for Toy {
         self.revision
     }
 
-    fn snapshot(&self) -> Result<Vec<u8>, CodecError> {
-        codec::encode(self)
+    fn snapshot(&self) -> Result<Vec<u8>, SnapshotError> {
+        Ok(codec::encode(self)?)
     }
 
-    fn restore(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode_snapshot(bytes)
+    fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        Ok(codec::decode_snapshot(bytes)?)
     }
 
     fn remembered(&self, request: RequestId) -> Option<Outcome> {

@@ -29,6 +29,13 @@ struct Held {
     connection: Connection,
     dialed_by_us: bool,
     since: Instant,
+    /// Packets sent when the last one was known to have come in, and packets that had come in then.
+    sent: u64,
+    received: u64,
+    /// Looks in a row at which packets had gone out and none had come in.
+    silent_looks: u32,
+    /// Looks in a row at which nothing had been said.
+    quiet_looks: u32,
 }
 
 type Dialing = Pin<Box<dyn Future<Output = Result<Connection, NoConnection>> + Send>>;
@@ -41,10 +48,9 @@ pub(super) struct Keeper {
     dialing: Option<Dialing>,
     /// The address that was dialed last, or that the book showed when the peer dialed.
     address: Option<std::net::SocketAddr>,
-    /// The dial in progress replaces a connection because the peer has moved.
-    moving: bool,
+    /// The dial in progress is to replace the connection in use: the peer has moved, or the connection seems dead.
+    replacing: bool,
     back_off: BackOff,
-    quiet_periods: u32,
 }
 
 impl Keeper {
@@ -56,15 +62,14 @@ impl Keeper {
             held: None,
             dialing: None,
             address: None,
-            moving: false,
+            replacing: false,
             back_off: BackOff::new(),
-            quiet_periods: 0,
         }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Event>) {
         let mut book_lives = true;
-        let mut look_again = Instant::now() + limits::IDLE_PERIOD;
+        let mut look_again = Instant::now() + limits::LOOK_PERIOD;
         loop {
             let link = Arc::clone(&self.link);
             let held = self.held.as_ref().map(|held| held.connection.clone());
@@ -82,8 +87,8 @@ impl Keeper {
                 },
                 () = link.wanted.notified() => self.on_wanted(),
                 () = tokio::time::sleep_until(look_again), if held.is_some() => {
-                    look_again = Instant::now() + limits::IDLE_PERIOD;
-                    self.on_period();
+                    look_again = Instant::now() + limits::LOOK_PERIOD;
+                    self.look();
                 }
             }
         }
@@ -109,7 +114,7 @@ impl Keeper {
             self.address = address;
         } else if self.held.is_some() {
             tracing::info!(peer = %self.link.peer, ?address, "a peer has moved");
-            self.moving = true;
+            self.replacing = true;
             self.dial();
         } else if self.dialing.is_some() {
             self.back_off.succeeded();
@@ -133,11 +138,12 @@ impl Keeper {
 
     fn on_dialed(&mut self, outcome: Result<Connection, NoConnection>) {
         self.dialing = None;
-        let moving = std::mem::take(&mut self.moving);
+        let replacing = std::mem::take(&mut self.replacing);
         match outcome {
             Ok(connection) => {
                 // Both dialed at once: the connection that the lower id dialed stays.
-                let ours_stays = moving || self.held.is_none() || self.dialer.own < self.link.peer;
+                let ours_stays =
+                    replacing || self.held.is_none() || self.dialer.own < self.link.peer;
                 (self.dialer.serve)(connection.clone(), Arc::clone(&self.link));
                 if ours_stays {
                     self.hold(connection, true);
@@ -179,8 +185,11 @@ impl Keeper {
             connection: connection.clone(),
             dialed_by_us,
             since: Instant::now(),
+            sent: 0,
+            received: 0,
+            silent_looks: 0,
+            quiet_looks: 0,
         });
-        self.quiet_periods = 0;
         self.link.state.send_modify(|state| {
             state.connection = Some(connection);
             state.failure = None;
@@ -196,9 +205,8 @@ impl Keeper {
         };
         let failure = failure_of(reason);
         tracing::debug!(peer = %self.link.peer, %reason, "a connection ended");
-        if failure == NoConnection::Refused {
-            self.back_off.failed_for_good();
-        } else if held.since.elapsed() < limits::CONNECTION_LIFE_MIN {
+        // A refusal is no reason to wait longer: a peer may just not have heard yet that we were taken in.
+        if held.since.elapsed() < limits::CONNECTION_LIFE_MIN {
             self.back_off.failed();
         } else {
             self.back_off.succeeded();
@@ -214,20 +222,41 @@ impl Keeper {
         });
     }
 
-    /// Closes a connection on which nothing was said for a long time: it costs keep-alives and memory on both sides.
-    fn on_period(&mut self) {
-        let link = &self.link;
+    fn look(&mut self) {
+        let link = Arc::clone(&self.link);
+        let Some(held) = &mut self.held else {
+            return;
+        };
         let logs_open = link.log_streams.available_permits() < limits::LOG_STREAMS_MAX as usize;
         if link.touched.swap(false, Ordering::Relaxed) || logs_open {
-            self.quiet_periods = 0;
+            held.quiet_looks = 0;
+        } else {
+            held.quiet_looks += 1;
+        }
+        // It costs keep-alives and memory on both sides.
+        if held.quiet_looks >= limits::IDLE_LOOKS {
+            held.connection.close(codes::IDLE, b"nothing to say");
             return;
         }
-        self.quiet_periods += 1;
-        if self.quiet_periods >= limits::IDLE_PERIODS
-            && let Some(held) = &self.held
-        {
-            held.connection.close(codes::IDLE, b"nothing to say");
+        if held.seems_dead() && self.dialing.is_none() {
+            tracing::debug!(peer = %link.peer, "a peer has fallen silent, dialing it anew");
+            self.replacing = true;
+            self.dial();
         }
+    }
+}
+
+impl Held {
+    fn seems_dead(&mut self) -> bool {
+        let stats = self.connection.stats();
+        if stats.udp_rx.datagrams != self.received {
+            self.received = stats.udp_rx.datagrams;
+            self.sent = stats.udp_tx.datagrams;
+            self.silent_looks = 0;
+        } else if stats.udp_tx.datagrams > self.sent + limits::UNANSWERED_PACKETS {
+            self.silent_looks += 1;
+        }
+        self.silent_looks >= limits::SILENT_LOOKS
     }
 }
 
