@@ -40,6 +40,8 @@ pub struct SeenContainer {
     /// From the labels; `None` when a label is missing or damaged.
     pub task: Option<TaskId>,
     pub service: Option<ServiceId>,
+    /// The node whose agent made it.
+    pub node: Option<NodeId>,
     pub status: ContainerStatus,
     /// Address on the engine's bridge while running, for the port proxy.
     pub address: Option<std::net::IpAddr>,
@@ -61,6 +63,8 @@ pub enum ContainerStatus {
     },
     /// On its way out, or stuck there.
     Removing,
+    /// The engine could not get rid of it and lost track.
+    Dead,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

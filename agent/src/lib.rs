@@ -17,6 +17,7 @@ pub mod identity;
 pub mod leader;
 pub mod log_store;
 pub mod network;
+pub mod node;
 pub mod peer;
 pub mod random;
 pub mod submit;

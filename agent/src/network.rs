@@ -8,5 +8,5 @@ pub mod ports;
 pub mod proxy;
 pub mod table;
 
-pub use ports::{PortInUse, PortsHandle};
+pub use ports::{IngressPorts, PortInUse, PortsHandle, SharedPorts};
 pub use table::{PortKey, PortTable};

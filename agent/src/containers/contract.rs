@@ -95,6 +95,7 @@ async fn a_container_lives_and_dies(bench: &dyn Bench, cluster: ClusterId) {
     assert_eq!(seen.status, ContainerStatus::Created);
     assert_eq!((seen.task, &seen.id), (Some(wanted.task), &id));
     assert_eq!(seen.service, Some(wanted.service));
+    assert_eq!(seen.node, Some(wanted.node));
     assert_eq!(seen.name, format!("contract.1.{}", wanted.task.short()));
 
     engine.start(&id).await.unwrap();

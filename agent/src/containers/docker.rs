@@ -181,7 +181,12 @@ impl Docker {
         Ok(rows
             .into_iter()
             .map(|row| row.seen)
-            .find(|seen| seen.status != ContainerStatus::Removing)
+            .find(|seen| {
+                !matches!(
+                    seen.status,
+                    ContainerStatus::Removing | ContainerStatus::Dead
+                )
+            })
             .map(|seen| seen.id))
     }
 

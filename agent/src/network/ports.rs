@@ -1,108 +1,210 @@
 //! The agent's side of published ports: one owner task holds the table and the line to the proxy.
 //!
-//! Promises: a port is [`PortsHandle::ensure`]d before the first task behind it starts, so a taken port is a clear
-//! refusal and not a silent hole; the newest table always reaches the proxy, also after either side restarted. Never
-//! stops the proxy when the agent stops.
+//! Promises: a port is [`IngressPorts::ensure`]d before the first task behind it starts, so a taken port is a clear
+//! refusal and not a silent hole; the newest table always reaches the proxy, also after either side restarted; a proxy
+//! that runs is adopted. Never stops the proxy when the agent stops, and tells it nothing before the agent knows what
+//! should run: an adopted proxy serves its last table until then.
 
-use std::process::Stdio;
+mod line;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
 
-use super::table::{CONTROL_VERSION, LINE_BYTES_MAX, Order, PortKey, PortTable, ProxyFiles, Report};
+use super::table::{Order, PortKey, PortTable, ProxyFiles, Report};
+use line::Line;
 
-/// Time for the proxy to answer an order.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
-/// Time for a fresh proxy to open its socket.
-const START_DEADLINE: Duration = Duration::from_secs(5);
-/// The table is told again this often, which also notices a proxy that died.
-const REPEAT: Duration = Duration::from_secs(5);
-/// Waiting requests; each is answered within a few milliseconds.
+/// After the proxy could not be started or did not answer; each wait doubles up to the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
+/// A port that somebody else has is tried again so often.
+const TAKEN_RETRY: Duration = Duration::from_secs(5);
+/// How long a port stays open that was ensured and is in no table yet.
+const RESERVED: Duration = Duration::from_secs(60);
+/// Waiting requests; each is answered within a few milliseconds while the proxy runs.
 const QUEUE: usize = 64;
 
 /// Somebody else answers on the port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("port {}/{} cannot be opened on this node: {cause}", key.port, key.protocol)]
+#[error("port {key} cannot be opened on this node: {cause}")]
 pub struct PortInUse {
     pub key: PortKey,
     pub cause: String,
 }
 
+impl PortInUse {
+    /// The same in words for people who look at several nodes.
+    pub fn on_node(&self, node: &str) -> String {
+        match self.cause.as_str() {
+            TAKEN => format!("port {} is in use on {node} by another process", self.key),
+            cause => format!("port {} cannot be opened on {node}: {cause}", self.key),
+        }
+    }
+}
+
+/// The cause that the proxy gives for a port that another process has.
+pub(super) const TAKEN: &str = "another process listens on it";
+
+/// What those who run tasks need of published ports. The twin in tests opens nothing.
+#[async_trait]
+pub trait IngressPorts: Send + Sync + 'static {
+    /// Opens the port on this node if it is not open yet.
+    ///
+    /// # Errors
+    /// When another process has it, or it cannot be opened at all.
+    async fn ensure(&self, key: PortKey) -> Result<(), PortInUse>;
+
+    /// Replaces the table: these containers answer from now on, ports that are not in it are closed. Never waits.
+    fn update(&self, table: PortTable);
+
+    /// Waits until the last [`IngressPorts::update`] is in force, or is known not to be for now.
+    async fn settled(&self);
+}
+
+pub type SharedPorts = Arc<dyn IngressPorts>;
+
 /// What the rest of the agent holds.
 #[derive(Clone)]
 pub struct PortsHandle {
     requests: mpsc::Sender<Ask>,
+    table: Arc<watch::Sender<Option<PortTable>>>,
 }
 
 enum Ask {
     Ensure(PortKey, oneshot::Sender<Result<(), PortInUse>>),
-    Update(PortTable),
+    Settled(oneshot::Sender<()>),
     EndProxy(oneshot::Sender<()>),
 }
 
-impl PortsHandle {
-    /// Opens the port on this node if it is not open yet.
-    ///
-    /// # Errors
-    /// When another program has it, or the proxy cannot be started.
-    pub async fn ensure(&self, key: PortKey) -> Result<(), PortInUse> {
-        let stopped = || PortInUse { key, cause: "the agent is stopping".to_owned() };
+#[async_trait]
+impl IngressPorts for PortsHandle {
+    async fn ensure(&self, key: PortKey) -> Result<(), PortInUse> {
+        let stopped = || PortInUse {
+            key,
+            cause: "the agent is stopping".to_owned(),
+        };
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Ask::Ensure(key, reply)).await.map_err(|_| stopped())?;
+        let asked = self.requests.send(Ask::Ensure(key, reply)).await;
+        asked.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
-    /// Replaces the table: these containers answer from now on. Ports that are not in it are closed.
-    pub async fn update(&self, table: PortTable) {
-        if self.requests.send(Ask::Update(table)).await.is_err() {
-            warn!("the published ports are not updated: the agent is stopping");
-        }
+    fn update(&self, table: PortTable) {
+        self.table.send_if_modified(|known| {
+            let changed = known.as_ref() != Some(&table);
+            *known = Some(table);
+            changed
+        });
     }
 
+    async fn settled(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.requests.send(Ask::Settled(reply)).await.is_err() || answer.await.is_err() {
+            debug!("the published ports are not settled: the agent is stopping");
+        }
+    }
+}
+
+impl PortsHandle {
     /// Ends the proxy; open connections may finish. For a node that leaves its cluster.
     pub async fn end_proxy(&self) {
         let (done, ended) = oneshot::channel();
-        if self.requests.send(Ask::EndProxy(done)).await.is_ok() && ended.await.is_err() {
-            warn!("the port proxy may still run");
+        if self.requests.send(Ask::EndProxy(done)).await.is_err() || ended.await.is_err() {
+            warn!("the port proxy may still run: the agent is stopping");
         }
     }
 }
 
-/// Starts the owner. It ends when all handles are dropped.
+/// How a proxy is started when none runs. It must outlive the agent.
+pub trait Launch: Send + 'static {
+    /// Starts one, or says why not. The proxy opens its socket a moment later.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    fn launch(&self, files: &ProxyFiles) -> io::Result<()>;
+}
+
+/// Starts the owner, with the agent's own binary as the proxy. It ends when all handles are dropped.
 pub fn spawn(files: ProxyFiles) -> (PortsHandle, JoinHandle<()>) {
+    spawn_with(files, env!("CARGO_PKG_VERSION"), line::OwnBinary)
+}
+
+pub(super) fn spawn_with(
+    files: ProxyFiles,
+    build: &'static str,
+    launch: impl Launch,
+) -> (PortsHandle, JoinHandle<()>) {
     let (requests, asked) = mpsc::channel(QUEUE);
-    let owner = PortsOwner { files, table: PortTable::new(), line: None, dirty: false };
-    (PortsHandle { requests }, tokio::spawn(owner.run(asked)))
+    let (table, newest) = watch::channel(None);
+    let owner = PortsOwner {
+        line: Line::new(files, build, Box::new(launch)),
+        newest,
+        reserved: BTreeMap::new(),
+        told: None,
+        failed: BTreeMap::new(),
+        failures: 0,
+        again_at: None,
+    };
+    let handle = PortsHandle {
+        requests,
+        table: Arc::new(table),
+    };
+    (handle, tokio::spawn(owner.run(asked)))
 }
 
 struct PortsOwner {
-    files: ProxyFiles,
-    table: PortTable,
-    line: Option<BufReader<UnixStream>>,
-    /// The proxy has not heard the newest table.
-    dirty: bool,
+    line: Line,
+    /// `None` until the agent knows what should run.
+    newest: watch::Receiver<Option<PortTable>>,
+    /// Ports that were ensured for tasks that no table has yet.
+    reserved: BTreeMap<PortKey, Instant>,
+    /// What the proxy at the other end of the line has in force.
+    told: Option<PortTable>,
+    /// Ports of it that are not open, and why.
+    failed: BTreeMap<PortKey, String>,
+    /// In a row, of reaching the proxy.
+    failures: u32,
+    again_at: Option<Instant>,
 }
 
 impl PortsOwner {
     async fn run(mut self, mut asked: mpsc::Receiver<Ask>) {
-        let mut repeat_at = Instant::now() + REPEAT;
         loop {
+            let again_at = self.again_at;
+            let waits = async {
+                match again_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 ask = asked.recv() => match ask {
                     Some(ask) => self.handle(ask).await,
                     None => return,
                 },
-                () = sleep_until(repeat_at) => {
-                    if !self.table.is_empty() || self.dirty {
-                        self.tell_or_warn().await;
+                changed = self.newest.changed() => {
+                    if changed.is_err() {
+                        return;
                     }
-                    repeat_at = Instant::now() + REPEAT;
+                    self.tell().await;
+                }
+                () = self.line.broken(), if self.line.is_open() => {
+                    warn!("the port proxy went away");
+                    self.told = None;
+                    self.tell().await;
+                }
+                () = waits => {
+                    self.again_at = None;
+                    self.told = None;
+                    self.tell().await;
                 }
             }
         }
@@ -113,143 +215,100 @@ impl PortsOwner {
             Ask::Ensure(key, reply) => {
                 let result = self.ensure(key).await;
                 if reply.send(result).is_err() {
-                    info!(port = key.port, "nobody waits for the port any more");
+                    debug!(%key, "nobody waits for the port any more");
                 }
             }
-            Ask::Update(table) => {
-                if table != self.table {
-                    self.table = table;
-                    self.tell_or_warn().await;
+            Ask::Settled(reply) => {
+                self.tell().await;
+                if reply.send(()).is_err() {
+                    debug!("nobody waits for the ports any more");
                 }
             }
             Ask::EndProxy(done) => {
-                self.table.clear();
-                if let Err(cause) = self.end_proxy().await {
+                if let Err(cause) = self.line.end_proxy().await {
                     warn!(cause, "the port proxy was not told to end");
                 }
+                self.told = Some(PortTable::new());
                 if done.send(()).is_err() {
-                    info!("nobody waits for the proxy's end any more");
+                    debug!("nobody waits for the proxy's end any more");
                 }
             }
         }
     }
 
     async fn ensure(&mut self, key: PortKey) -> Result<(), PortInUse> {
-        self.table.entry(key).or_default();
-        let failed = match self.tell().await {
-            Ok(report) => report.failed.into_iter().find(|failure| failure.key == key).map(|failure| failure.cause),
-            Err(cause) => Some(format!("the port proxy does not run: {cause}")),
+        let is_open = |this: &Self| {
+            let told = this.told.as_ref().is_some_and(|table| table.contains_key(&key));
+            told && this.line.is_open() && !this.failed.contains_key(&key)
         };
-        match failed {
-            None => Ok(()),
-            Some(cause) => {
-                if self.table.get(&key).is_some_and(Vec::is_empty) {
-                    self.table.remove(&key);
-                }
-                Err(PortInUse { key, cause })
-            }
+        self.reserved.insert(key, Instant::now());
+        if is_open(self) {
+            return Ok(());
         }
+        // Somebody may have let go of it since.
+        self.told = None;
+        let unreached = self.tell().await;
+        if is_open(self) {
+            return Ok(());
+        }
+        self.reserved.remove(&key);
+        let cause = self.failed.get(&key).cloned().or(unreached);
+        Err(PortInUse {
+            key,
+            cause: cause.unwrap_or_else(|| "nothing is known yet of what should run".to_owned()),
+        })
     }
 
-    async fn tell_or_warn(&mut self) {
-        match self.tell().await {
+    /// What should be in force; `None` as long as the agent does not know.
+    fn wanted(&mut self) -> Option<PortTable> {
+        let mut table = self.newest.borrow_and_update().clone()?;
+        self.reserved
+            .retain(|key, since| !table.contains_key(key) && since.elapsed() < RESERVED);
+        for key in self.reserved.keys() {
+            table.entry(*key).or_default();
+        }
+        Some(table)
+    }
+
+    /// Makes the proxy serve what is wanted, starting it when there is none and something to serve. Returns why not.
+    async fn tell(&mut self) -> Option<String> {
+        let wanted = self.wanted()?;
+        if self.told.as_ref() == Some(&wanted) {
+            return None;
+        }
+        match self.line.tell(&Order::of(&wanted)).await {
             Ok(report) => {
-                self.dirty = false;
-                for failure in report.failed {
-                    warn!(port = failure.key.port, cause = failure.cause, "a published port is not open");
-                }
+                self.in_force(wanted, report);
+                None
             }
             Err(cause) => {
-                self.dirty = true;
-                warn!(cause, "the port proxy was not told the newest table, trying again");
+                warn!(cause, "the port proxy was not told the newest table");
+                self.told = None;
+                self.failures = self.failures.saturating_add(1);
+                let wait = RETRY_FIRST.saturating_mul(1 << self.failures.min(10));
+                self.again_at = Some(Instant::now() + wait.min(RETRY_LONGEST));
+                Some(format!("the port proxy does not run: {cause}"))
             }
         }
     }
 
-    /// Tells the proxy the whole table, starting it when there is none.
-    async fn tell(&mut self) -> Result<Report, String> {
-        let order = Order::of(&self.table);
-        if let Some(line) = &mut self.line {
-            match exchange(line, &order).await {
-                Ok(report) => return Ok(report),
-                Err(_) => self.line = None,
+    fn in_force(&mut self, table: PortTable, report: Option<Report>) {
+        let failed = report.map(|report| report.failed).unwrap_or_default();
+        let failed: BTreeMap<PortKey, String> = failed
+            .into_iter()
+            .map(|failure| (failure.key, failure.cause))
+            .collect();
+        for (key, cause) in &failed {
+            if self.failed.get(key) != Some(cause) {
+                warn!(%key, cause, "a published port is not open");
             }
         }
-        let mut line = match self.connect().await {
-            Ok(line) => line,
-            Err(_) if self.table.is_empty() => return Ok(nothing_to_do()),
-            Err(_) => self.start_proxy().await?,
-        };
-        let report = exchange(&mut line, &order).await?;
-        let report = if report.build == env!("CARGO_PKG_VERSION") {
-            report
-        } else {
-            info!(old = report.build, "an older port proxy runs; a new one takes over");
-            exchange(&mut line, &Order { exit: true, ..order.clone() }).await?;
-            line = self.start_proxy().await?;
-            exchange(&mut line, &order).await?
-        };
-        self.line = Some(line);
-        Ok(report)
-    }
-
-    async fn connect(&self) -> Result<BufReader<UnixStream>, String> {
-        let connected = timeout(ANSWER_DEADLINE, UnixStream::connect(self.files.socket())).await;
-        connected.map_err(|_| "it does not answer".to_owned())?.map(BufReader::new).map_err(|err| err.to_string())
-    }
-
-    async fn start_proxy(&self) -> Result<BufReader<UnixStream>, String> {
-        let program = std::env::current_exe().map_err(|err| format!("this program cannot be found: {err}"))?;
-        let mut child = tokio::process::Command::new(program)
-            .arg("proxy")
-            .arg("--dir")
-            .arg(self.files.directory())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(|err| format!("it cannot be started: {err}"))?;
-        // Not ours to stop, only to reap: it outlives the agent.
-        tokio::spawn(async move {
-            match child.wait().await {
-                Ok(status) => info!(%status, "the port proxy ended"),
-                Err(err) => warn!(%err, "the port proxy's end was not seen"),
-            }
-        });
-        let deadline = Instant::now() + START_DEADLINE;
-        loop {
-            match self.connect().await {
-                Ok(line) => return Ok(line),
-                Err(cause) if Instant::now() > deadline => return Err(cause),
-                Err(_) => sleep(Duration::from_millis(5)).await,
-            }
+        for key in self.failed.keys().filter(|key| !failed.contains_key(key)) {
+            info!(%key, "a published port is not in the way any more");
         }
+        self.again_at = (!failed.is_empty()).then(|| Instant::now() + TAKEN_RETRY);
+        self.failed = failed;
+        self.failures = 0;
+        self.told = Some(table);
     }
-
-    async fn end_proxy(&mut self) -> Result<(), String> {
-        let mut line = match self.line.take() {
-            Some(line) => line,
-            None => match self.connect().await {
-                Ok(line) => line,
-                Err(_) => return Ok(()),
-            },
-        };
-        let order = Order { exit: true, ..Order::of(&PortTable::new()) };
-        exchange(&mut line, &order).await.map(|_| ())
-    }
-}
-
-fn nothing_to_do() -> Report {
-    Report { version: CONTROL_VERSION, build: env!("CARGO_PKG_VERSION").to_owned(), failed: Vec::new() }
-}
-
-async fn exchange(line: &mut BufReader<UnixStream>, order: &Order) -> Result<Report, String> {
-    let conversation = async {
-        let mut text = serde_json::to_vec(order).map_err(|err| err.to_string())?;
-        text.push(b'\n');
-        line.write_all(&text).await.map_err(|err| err.to_string())?;
-        let mut answer = String::new();
-        (&mut *line).take(LINE_BYTES_MAX).read_line(&mut answer).await.map_err(|err| err.to_string())?;
-        serde_json::from_str(&answer).map_err(|err| format!("its answer cannot be read: {err}"))
-    };
-    timeout(ANSWER_DEADLINE, conversation).await.map_err(|_| "it does not answer in time".to_owned())?
 }

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use super::ports::TAKEN;
 use super::table::{Order, PortFailure, PortKey, PortTable, ProxyFiles};
 
 /// Connections passed on at a time. Each costs two sockets and 16 KiB.
@@ -179,7 +180,7 @@ impl Proxy {
 
 fn cause_of(err: &io::Error) -> String {
     match err.kind() {
-        io::ErrorKind::AddrInUse => "another program listens on it".to_owned(),
+        io::ErrorKind::AddrInUse => TAKEN.to_owned(),
         io::ErrorKind::PermissionDenied => "this process may not open it".to_owned(),
         _ => err.to_string(),
     }

@@ -1,6 +1,7 @@
 //! The words between the agent and the port proxy: which port leads to which containers. One JSON line each way.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,16 @@ pub const LINE_BYTES_MAX: u64 = 512 * 1024;
 pub struct PortKey {
     pub port: u16,
     pub protocol: Protocol,
+}
+
+impl fmt::Display for PortKey {
+    /// `8080`, or `53/udp`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.protocol {
+            Protocol::Tcp => write!(f, "{}", self.port),
+            Protocol::Udp => write!(f, "{}/udp", self.port),
+        }
+    }
 }
 
 /// Everything to serve: for each port the containers behind it, possibly none yet.
@@ -87,6 +98,11 @@ impl ProxyFiles {
 
     pub fn lock(&self) -> PathBuf {
         self.directory.join("proxy.lock")
+    }
+
+    /// What the proxy writes about itself where there is no journal.
+    pub fn output(&self) -> PathBuf {
+        self.directory.join("proxy.log")
     }
 
     pub fn last_table(&self) -> PathBuf {

@@ -9,7 +9,7 @@ use bollard::models::{
 };
 use kawanan_api::Timestamp;
 
-use super::spec::{LABEL_SERVICE, LABEL_TASK};
+use super::spec::{LABEL_NODE, LABEL_SERVICE, LABEL_TASK};
 use crate::containers::{ContainerStatus, Health, SeenContainer};
 
 /// One row of the engine's list, as far as a row says.
@@ -26,9 +26,8 @@ pub(super) fn from_summary(row: ContainerSummary) -> Option<Row> {
     let (status, needs_inspect) = match row.state {
         Some(ContainerSummaryStateEnum::CREATED) => (ContainerStatus::Created, false),
         Some(ContainerSummaryStateEnum::PAUSED) => (ContainerStatus::Paused, false),
-        Some(ContainerSummaryStateEnum::REMOVING | ContainerSummaryStateEnum::DEAD) => {
-            (ContainerStatus::Removing, false)
-        }
+        Some(ContainerSummaryStateEnum::REMOVING) => (ContainerStatus::Removing, false),
+        Some(ContainerSummaryStateEnum::DEAD) => (ContainerStatus::Dead, false),
         Some(ContainerSummaryStateEnum::EXITED) => (
             ContainerStatus::Exited {
                 code: exit_code_in(&text),
@@ -86,6 +85,7 @@ fn seen(
         name: name.unwrap_or_default().trim_start_matches('/').to_owned(),
         task: labels.get(LABEL_TASK).and_then(|id| id.parse().ok()),
         service: labels.get(LABEL_SERVICE).and_then(|id| id.parse().ok()),
+        node: labels.get(LABEL_NODE).and_then(|id| id.parse().ok()),
         status,
         address: networks.filter(|_| running).and_then(address),
     }
@@ -110,9 +110,8 @@ fn status(state: &ContainerState) -> ContainerStatus {
     match state.status {
         Some(ContainerStateStatusEnum::CREATED) => ContainerStatus::Created,
         Some(ContainerStateStatusEnum::PAUSED) => ContainerStatus::Paused,
-        Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD) => {
-            ContainerStatus::Removing
-        }
+        Some(ContainerStateStatusEnum::REMOVING) => ContainerStatus::Removing,
+        Some(ContainerStateStatusEnum::DEAD) => ContainerStatus::Dead,
         Some(ContainerStateStatusEnum::EXITED) => ContainerStatus::Exited {
             code: state
                 .exit_code

@@ -18,6 +18,7 @@ use crate::containers::TaskContainer;
 pub(super) const LABEL_CLUSTER: &str = "kawanan.cluster";
 pub(super) const LABEL_TASK: &str = "kawanan.task.id";
 pub(super) const LABEL_SERVICE: &str = "kawanan.service.id";
+pub(super) const LABEL_NODE: &str = "kawanan.node.id";
 
 /// `<service>.<slot>.<short task id>`; a global service has no slots, there its node stands in.
 pub(super) fn container_name(container: &TaskContainer) -> String {
@@ -47,7 +48,7 @@ fn labels(container: &TaskContainer) -> HashMap<String, String> {
         (LABEL_SERVICE, service.clone()),
         ("kawanan.service.name", name.clone()),
         (LABEL_TASK, task.clone()),
-        ("kawanan.node.id", node.clone()),
+        (LABEL_NODE, node.clone()),
         ("com.docker.swarm.node.id", node),
         ("com.docker.swarm.service.id", service),
         ("com.docker.swarm.service.name", name.clone()),

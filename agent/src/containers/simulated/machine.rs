@@ -203,6 +203,7 @@ impl Machine {
             name,
             task: Some(wanted.task),
             service: Some(wanted.service),
+            node: Some(wanted.node),
             status: ContainerStatus::Created,
             address: None,
         };

@@ -84,7 +84,7 @@ async fn a_port_of_another_program_is_reported_and_the_others_are_served() {
     let failed = proxy.apply(&[(tcp(taken_port), vec![backend]), (tcp(free), vec![backend])].into());
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0].key, tcp(taken_port));
-    assert_eq!(failed[0].cause, "another program listens on it");
+    assert_eq!(failed[0].cause, "another process listens on it");
     assert_eq!(ask(free).await, "x");
 }
 
