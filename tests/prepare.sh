@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What run.sh and demo.sh need of the machine. To be sourced; `set -euo pipefail` is the caller's.
 # The callers run as root, but Rust usually belongs to the user who typed sudo: cargo runs as that user.
 
@@ -34,7 +35,7 @@ as_owner() {
 }
 
 install_packages() {
-    command -v apt-get >/dev/null || fail "please install: $*"
+    command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || fail "please install: $*"
     printf '%sinstalling %s%s\n' "$bold" "$*" "$plain"
     # A package list that cannot be refreshed may still be good enough.
     apt-get update -qq || true

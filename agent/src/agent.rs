@@ -15,7 +15,7 @@ use std::time::Duration;
 use kawanan_logic::ClusterState;
 use kawanan_logic::state::NodeFacts;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -25,7 +25,7 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::config::Settings;
 use crate::consensus::{self, ConsensusConfig, persist};
 use crate::containers::docker::Docker;
-use crate::containers::{ContainerRuntime, SharedRuntime};
+use crate::containers::SharedRuntime;
 use crate::core::{self, LogEdges, LogPart};
 use crate::data_dir::{EntryRecord, next_generation};
 use crate::directory::{DirectoryKeeper, directory};
@@ -34,12 +34,12 @@ use crate::http::{self, Api, ApiSocket};
 use crate::identity::{Identity, IdentityStore};
 use crate::log_store::{self, DirectoryLock, LogStore, RedbStore};
 use crate::network::table::ProxyFiles;
-use crate::network::{self};
-use crate::node::{self, NodeHandle};
+use crate::network::{self, SharedPorts};
+use crate::node::{self, Node, NodeParts};
 use crate::peer::serve::PeerService;
+use crate::peer::streams;
 use crate::random::{SharedRandom, SystemRandom};
-use crate::transport::quic::Quic;
-use crate::transport::{Inbound, SharedLinks, StreamCall};
+use crate::transport::{Inbound, Quic, SharedLinks};
 use crate::vitals::{self, Vital};
 use crate::{certificates, facts};
 
@@ -90,6 +90,7 @@ impl Agent {
         let lock = DirectoryLock::take(&settings.data_dir)?;
         let store = IdentityStore::in_data_directory(&settings.data_dir);
         let entry = EntryRecord::load(&settings.data_dir)?;
+        let settings = settings.or_kept(&entry.settings);
         let identity = current_identity(&store, &entry, &clock).await?;
         let advertised = settings.advertised()?;
         info!(node = %identity.node, name = identity.name, cluster = %identity.cluster, "agent starts");
@@ -98,10 +99,10 @@ impl Agent {
         let mut tasks = JoinSet::new();
         let (directory, keeper) = directory(entry.hints());
         let gate = Arc::new(directory.clone());
-        let (quic, inbound) = Quic::bind(settings.listen, &identity, gate, directory.addresses(), &clock)?;
+        let (quic, inbound) = Quic::bind(settings.listen(), &identity, gate, directory.addresses(), &clock)?;
         let links: SharedLinks = Arc::clone(&quic) as SharedLinks;
         let Inbound { raft, gossip: gossip_inbound, calls, streams, joins } = inbound;
-        let part = core::open_log(LogEdges {
+        let (part, log_running) = core::open_log(LogEdges {
             config: ConsensusConfig::new(identity.node, identity.raft),
             disk: open_disk(&settings, &identity, entry.founder)?,
             links: Arc::clone(&links),
@@ -110,6 +111,8 @@ impl Agent {
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
         })?;
+
+        tasks.spawn(log_running.ended());
 
         let engine: SharedRuntime = Arc::new(Docker::connect(&settings.docker_endpoint())?);
         let engine_info = timeout(ENGINE_DEADLINE, engine.info()).await.ok().and_then(Result::ok);
@@ -127,23 +130,22 @@ impl Agent {
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
         });
-        let (ports, ports_task) = network::ports::spawn(ProxyFiles::new(&settings.run_dir));
-        tasks.spawn(supervised("ports", ports_task));
-        let node = start_node(&identity, &part, engine, ports, &gossip, &mut tasks);
+        let (ports, _ports_task) = network::ports::spawn(ProxyFiles::new(&settings.run_dir));
+        let node = start_node(&identity, &part, engine, Arc::new(ports), &mut tasks);
         part.start_leading(&mut tasks, gossip.liveness(), Arc::clone(&admission) as _);
         if entry.founder && known.cluster.is_none() {
             let (log, identity) = (part.log.clone(), identity.clone());
             tasks.spawn(founding::found(log, identity, entry.labels, facts.clone(), clock.clone(), random.clone()));
         }
-        start_housekeeping(&part, &identity, facts, &node, &admission, &quic, &mut tasks);
+        start_housekeeping(&part, &identity, facts, (&node, &gossip, &admission, &quic), &mut tasks);
 
         let peers = PeerService { links: Arc::clone(&links), log: part.log.clone(), admission };
         tasks.spawn(peers.run(calls, joins));
-        tasks.spawn(serve_streams(node.clone(), streams));
+        tasks.spawn(streams::serve(node.logs.clone(), streams));
         let (left_sender, left) = watch::channel(false);
         let backend = AgentBackend::new(&identity, &part, &gossip, &node, left_sender);
         let (stop_api, stopping) = watch::channel(false);
-        let socket = ApiSocket::bind(&settings.api_socket())?;
+        let socket = ApiSocket::bind(&settings.api_socket()).await?;
         let api = Api::new(Arc::new(backend), clock, random, stopping);
         tasks.spawn(http::serve(socket, api));
         tasks.spawn(vitals::feed_watchdog(vitals_of(&part, &gossip, &node)));
@@ -237,7 +239,7 @@ fn start_gossip(
     known: &ClusterState,
     advertised: std::net::SocketAddr,
     links: &SharedLinks,
-    inbound: tokio::sync::mpsc::Receiver<(kawanan_api::NodeId, bytes::Bytes)>,
+    inbound: mpsc::Receiver<(kawanan_api::NodeId, bytes::Bytes)>,
     clock: &SharedClock,
 ) -> Result<GossipHandle, StartError> {
     let seeds: std::collections::BTreeSet<_> =
@@ -260,4 +262,76 @@ fn keeper_run(
     gossip: &GossipHandle,
 ) -> impl Future<Output = ()> + Send + 'static {
     keeper.run(part.state(), gossip.liveness())
+}
+
+fn start_node(
+    identity: &Identity,
+    part: &LogPart,
+    engine: SharedRuntime,
+    ports: SharedPorts,
+    tasks: &mut JoinSet<()>,
+) -> Arc<Node> {
+    let (caught_up_seen, caught_up) = watch::channel(false);
+    tasks.spawn(core::until_caught_up(part.proposer.clone(), caught_up_seen));
+    Arc::new(Node::spawn(NodeParts {
+        cluster: identity.cluster,
+        node: identity.node,
+        name: identity.name.clone(),
+        engine,
+        state: part.state(),
+        caught_up,
+        submit: Arc::new(part.submitter.clone()),
+        ports,
+        clock: Arc::clone(&part.clock),
+        random: Arc::clone(&part.random),
+        parallel_starts: node::parallel_starts(),
+    }))
+}
+
+/// What keeps the node's picture in the cluster true: facts in the node table, gossip, certificate.
+fn start_housekeeping(
+    part: &LogPart,
+    identity: &Identity,
+    facts: NodeFacts,
+    parts: (&Arc<Node>, &GossipHandle, &Arc<Admission>, &Arc<Quic>),
+    tasks: &mut JoinSet<()>,
+) {
+    let (node, gossip, admission, quic) = parts;
+    let (wanted_sender, wanted) = watch::channel(facts);
+    tasks.spawn(facts::follow_engine(node.engine_info.clone(), wanted_sender));
+    tasks.spawn(facts::keep_true(identity.node, identity.raft, wanted, part.state(), part.submitter.clone()));
+    tasks.spawn(facts::gossip_about(node.engine.clone(), node.progress.clone(), gossip.clone()));
+    let (renewed_sender, renewed) = watch::channel(identity.clone());
+    let (clock, random) = (Arc::clone(&part.clock), Arc::clone(&part.random));
+    tasks.spawn(certificates::keep_fresh(Arc::clone(admission), renewed_sender, clock, random));
+    tasks.spawn(swap_certificates(renewed, Arc::clone(quic)));
+}
+
+async fn swap_certificates(mut renewed: watch::Receiver<Identity>, quic: Arc<Quic>) {
+    while renewed.changed().await.is_ok() {
+        let identity = renewed.borrow_and_update().clone();
+        if let Err(err) = quic.swap_certificate(&identity) {
+            warn!(%err, "the renewed certificate cannot be used; the old one stays in use");
+        }
+    }
+}
+
+fn vitals_of(part: &LogPart, gossip: &GossipHandle, node: &Arc<Node>) -> Vec<Vital> {
+    let (log, gossip, node) = (part.log.clone(), gossip.clone(), Arc::clone(node));
+    vec![
+        Vital { name: "log", ask: Box::new(move || Box::pin(log.clone().is_turning())) },
+        Vital { name: "gossip", ask: Box::new(move || Box::pin(gossip.clone().is_turning())) },
+        Vital { name: "containers", ask: Box::new(move || Box::pin(node.is_turning())) },
+    ]
+}
+
+/// Waits for the first part that ends in disorder. Parts that end by themselves in good order do not count.
+async fn first_failure(tasks: &mut JoinSet<()>) -> PartEnded {
+    loop {
+        match tasks.join_next().await {
+            Some(Ok(())) => {}
+            Some(Err(err)) => return PartEnded(err.to_string()),
+            None => std::future::pending().await,
+        }
+    }
 }

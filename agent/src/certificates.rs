@@ -53,7 +53,8 @@ pub async fn keep_fresh(
             sleep(due.since(now).min(LOOK_AGAIN)).await;
             continue;
         }
-        match renew(&admission, &identity.borrow().clone()).await {
+        let current = identity.borrow().clone();
+        match renew(&admission, &current).await {
             Ok(renewed) => {
                 info!("the node's certificate is renewed");
                 identity.send_replace(renewed);

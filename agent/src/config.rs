@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use clap::Args;
 use kawanan_api::DEFAULT_PORT;
 use kawanan_api::spec::{check_label_key, check_name};
+use serde::{Deserialize, Serialize};
 
 /// Settings shared by `init`, `join` and `run`.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
-    /// Address to listen on for other nodes (UDP)
-    #[arg(long, env = "AGENT_LISTEN", value_name = "IP:PORT", default_value_t = default_listen())]
-    pub listen: SocketAddr,
+    /// Address to listen on for other nodes (UDP) [default: 0.0.0.0:7700]
+    #[arg(long, env = "AGENT_LISTEN", value_name = "IP:PORT")]
+    pub listen: Option<SocketAddr>,
 
     /// Address that other nodes dial [default: the address of the default route]
     #[arg(long, env = "AGENT_ADVERTISE", value_name = "IP[:PORT]")]
@@ -43,8 +44,13 @@ pub struct Settings {
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/kawanan";
 pub const DEFAULT_RUN_DIR: &str = "/run/kawanan";
 
-fn default_listen() -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), DEFAULT_PORT)
+/// Settings that `init` and `join` were given and that later runs keep to, unless they are told otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeptSettings {
+    pub listen: Option<SocketAddr>,
+    pub advertise: Option<String>,
+    pub docker: Option<String>,
 }
 
 /// A setting that cannot be used, and what to write instead.
@@ -63,6 +69,24 @@ pub enum ConfigError {
 }
 
 impl Settings {
+    /// Where to listen for other nodes.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), DEFAULT_PORT))
+    }
+
+    /// What a later `agent run` should keep to.
+    pub fn kept(&self) -> KeptSettings {
+        KeptSettings { listen: self.listen, advertise: self.advertise.clone(), docker: self.docker.clone() }
+    }
+
+    /// These settings, with what was kept where nothing is given now.
+    pub fn or_kept(mut self, kept: &KeptSettings) -> Self {
+        self.listen = self.listen.or(kept.listen);
+        self.advertise = self.advertise.or_else(|| kept.advertise.clone());
+        self.docker = self.docker.or_else(|| kept.docker.clone());
+        self
+    }
+
     /// Where other nodes reach this one.
     ///
     /// # Errors
@@ -71,12 +95,12 @@ impl Settings {
         match &self.advertise {
             Some(text) => {
                 let with_port = text.parse::<SocketAddr>().ok();
-                let bare = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.listen.port()));
+                let bare = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.listen().port()));
                 with_port.or_else(bare).ok_or_else(|| ConfigError::Advertise(text.clone()))
             }
-            None if !self.listen.ip().is_unspecified() => Ok(self.listen),
+            None if !self.listen().ip().is_unspecified() => Ok(self.listen()),
             None => default_route_address()
-                .map(|ip| SocketAddr::new(ip, self.listen.port()))
+                .map(|ip| SocketAddr::new(ip, self.listen().port()))
                 .ok_or(ConfigError::NoDefaultRoute),
         }
     }

@@ -54,6 +54,10 @@ use crate::log_store::{
 };
 use crate::transport::SharedLinks;
 
+/// The service log of a cluster, and how to write into it from any node.
+pub type ClusterLog = ConsensusHandle<kawanan_logic::ClusterState>;
+pub type ClusterProposer = Proposer<kawanan_logic::ClusterState>;
+
 /// What the log changes. Deterministic and total: the same entries make the same state on every node.
 pub trait StateMachine: Clone + Default + Send + Sync + 'static {
     /// Applies the entry at `index`; says what came of it. An entry whose request was applied before changes nothing and

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kawanan_api::{NodeId, RaftId};
 use kawanan_logic::ClusterState;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::clock::SharedClock;
 use crate::consensus::{self, ClusterLog, ClusterProposer, ConsensusConfig, Proposer, Surroundings, persist};
@@ -86,4 +88,19 @@ impl LogPart {
             authority_key,
         }));
     }
+}
+
+/// Pause between attempts to find out how far the cluster is.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Time for one attempt.
+const ASK_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Turns `caught_up` true once this node's state holds everything that was committed when this was called. Until then
+/// what the state does not know may merely be new.
+pub async fn until_caught_up(proposer: ClusterProposer, caught_up: watch::Sender<bool>) {
+    while let Err(err) = proposer.read_index(ASK_DEADLINE).await {
+        tracing::debug!(%err, "how far the cluster is, is not known yet");
+        sleep(ASK_AGAIN).await;
+    }
+    caught_up.send_replace(true);
 }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use kawanan_api::{NodeId, RaftId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::config::KeptSettings;
 use crate::directory::Member;
 
 /// A file of the data directory that cannot be used.
@@ -31,6 +32,9 @@ pub struct EntryRecord {
     pub labels: BTreeMap<String, String>,
     /// Members at the time of joining.
     pub members: Vec<(NodeId, RaftId, SocketAddr)>,
+    /// Flags of `init` or `join` that every later run keeps to.
+    #[serde(default)]
+    pub settings: KeptSettings,
 }
 
 impl EntryRecord {
@@ -111,7 +115,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(EntryRecord::load(dir.path()).unwrap(), EntryRecord::default());
         let member = (NodeId::from_bits(7), RaftId(9), "10.0.0.1:7700".parse().unwrap());
-        let record = EntryRecord { founder: false, labels: BTreeMap::new(), members: vec![member] };
+        let record = EntryRecord { members: vec![member], ..EntryRecord::default() };
         record.save(dir.path()).unwrap();
         assert_eq!(EntryRecord::load(dir.path()).unwrap(), record);
         std::fs::write(dir.path().join("entry.json"), "{").unwrap();

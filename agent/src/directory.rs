@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use kawanan_api::{NodeId, RaftId};
 use kawanan_logic::ClusterState;
-use kawanan_logic::state::NodeStatus;
 use tokio::sync::watch;
 
 use crate::gossip::{Liveness, keys};
@@ -99,7 +98,8 @@ fn current(state: &ClusterState, liveness: &Liveness, hints: &BTreeMap<NodeId, M
     if state.cluster.is_none() {
         return hints.clone();
     }
-    let members = state.nodes.values().filter(|node| node.status != NodeStatus::Left).map(|node| {
+    // A node that said goodbye is still heard until it is removed: it may have to see itself out of the voters.
+    let members = state.nodes.values().map(|node| {
         let gossiped = liveness.fact(node.id, keys::ADDRESS).and_then(|text| text.parse().ok());
         (node.id, Member { raft: node.raft_id, address: gossiped.unwrap_or(node.facts.address) })
     });

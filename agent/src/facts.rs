@@ -1,12 +1,13 @@
 //! What this node says about itself in the node table, and the task that keeps it true.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kawanan_api::quantity::{Bytes, MilliCpus};
 use kawanan_api::spec::ResourceAmounts;
-use kawanan_api::{NodeId, RaftId};
+use kawanan_api::{NodeId, RaftId, TaskId};
 use kawanan_logic::command::FEATURE_LEVEL;
 use kawanan_logic::state::{NodeFacts, Platform};
 use kawanan_logic::{ClusterState, Command};
@@ -15,6 +16,8 @@ use tokio::time::sleep;
 use tracing::{debug, info};
 
 use crate::containers::EngineInfo;
+use crate::gossip::{GossipHandle, VALUE_BYTES_MAX, keys};
+use crate::node::EngineHealth;
 use crate::submit::Submitter;
 
 /// Pause between attempts to correct the node table.
@@ -73,6 +76,61 @@ pub async fn keep_true(
             biased;
             changed = wanted.changed() => if changed.is_err() { return },
             changed = state.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Takes what the engine says about itself into the wanted facts, whenever it answers anew.
+pub async fn follow_engine(mut engine: watch::Receiver<Option<EngineInfo>>, wanted: watch::Sender<NodeFacts>) {
+    loop {
+        let info = engine.borrow_and_update().clone();
+        wanted.send_if_modified(|known| {
+            // An engine that is away keeps its last version: the node table is not for passing states.
+            let Some(info) = &info else { return false };
+            let newest = facts(known.address, Some(info));
+            let changed = *known != newest;
+            *known = newest;
+            changed
+        });
+        if engine.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Shortest time between two publications of what tasks are doing.
+const GOSSIP_PAUSE: Duration = Duration::from_millis(250);
+
+/// Publishes the engine's health and what unfinished tasks are doing, as both change.
+pub async fn gossip_about(
+    mut engine: watch::Receiver<EngineHealth>,
+    mut progress: watch::Receiver<BTreeMap<TaskId, String>>,
+    gossip: GossipHandle,
+) {
+    loop {
+        let health = engine.borrow_and_update().error.clone().unwrap_or_else(|| "ok".to_owned());
+        let notes = fitting(&progress.borrow_and_update());
+        for (key, value) in [(keys::ENGINE, health), (keys::PROGRESS, notes)] {
+            if let Err(err) = gossip.publish(key, value).await {
+                debug!(%err, "the cluster is not told what this node does");
+            }
+        }
+        sleep(GOSSIP_PAUSE).await;
+        tokio::select! {
+            biased;
+            changed = engine.changed() => if changed.is_err() { return },
+            changed = progress.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// As many notes as one gossiped value holds.
+fn fitting(notes: &BTreeMap<TaskId, String>) -> String {
+    let mut notes = notes.clone();
+    loop {
+        let text = serde_json::to_string(&notes).unwrap_or_default();
+        if text.len() <= VALUE_BYTES_MAX || notes.pop_last().is_none() {
+            return text;
         }
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kawanan_api::{ClusterId, NodeId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use lateness::Lateness;
@@ -71,8 +71,14 @@ impl GossipConfig {
 /// What the rest of the agent holds.
 #[derive(Clone)]
 pub struct GossipHandle {
-    publish: mpsc::Sender<(String, String)>,
+    requests: mpsc::Sender<Request>,
     liveness: watch::Receiver<Arc<Liveness>>,
+}
+
+/// What the owner is asked.
+enum Request {
+    Publish(String, String),
+    Ping(oneshot::Sender<()>),
 }
 
 /// A fact that could not be published.
@@ -98,10 +104,16 @@ impl GossipHandle {
                 size: value.len(),
             });
         }
-        self.publish
-            .send((key.to_owned(), value))
+        self.requests
+            .send(Request::Publish(key.to_owned(), value))
             .await
             .map_err(|_| PublishError::Stopped)
+    }
+
+    /// Whether the owner's loop still turns. For the watchdog; does not answer while it is stuck.
+    pub async fn is_turning(self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(Request::Ping(answer)).await.is_ok() && answered.await.is_ok()
     }
 
     pub fn liveness(&self) -> watch::Receiver<Arc<Liveness>> {
@@ -115,9 +127,9 @@ pub fn spawn(
     links: SharedLinks,
     inbound: mpsc::Receiver<(NodeId, Bytes)>,
 ) -> (GossipHandle, JoinHandle<()>) {
-    let (publish, published) = mpsc::channel(PUBLISH_QUEUE);
+    let (requests, asked) = mpsc::channel(PUBLISH_QUEUE);
     let (liveness_sender, liveness) = watch::channel(Arc::new(Liveness::default()));
-    let owner = owner::Owner::new(config, links, inbound, published, liveness_sender);
+    let owner = owner::Owner::new(config, links, inbound, asked, liveness_sender);
     let task = tokio::spawn(owner.run());
-    (GossipHandle { publish, liveness }, task)
+    (GossipHandle { requests, liveness }, task)
 }

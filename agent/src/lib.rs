@@ -2,8 +2,10 @@
 //! in `docs/architecture.md`. Only the wiring (`agent.rs`) knows all of them.
 
 pub mod admission;
+pub mod agent;
 pub mod certificates;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod consensus;
 pub mod containers;

@@ -3,6 +3,7 @@
 //! Append-only enums, encoded by `kawanan_logic::codec`.
 
 pub mod serve;
+pub mod streams;
 
 use kawanan_api::{ApiError, NodeId, Revision, TaskId, Timestamp};
 use kawanan_logic::Entry;

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use kawanan_api::{ApiError, RequestId, Revision};
 use kawanan_logic::{Command, Entry};
 
 use crate::clock::SharedClock;
 use crate::consensus::ClusterProposer;
+use crate::node::Submit;
 use crate::random::SharedRandom;
 
 /// Draws the idempotency key, writes the time down and hands the entry to the leader. Cheap to clone.
@@ -38,5 +40,12 @@ impl Submitter {
     ) -> Result<Revision, ApiError> {
         let entry = Entry { request, at: self.clock.now(), command };
         self.proposer.submit(&entry, deadline).await?
+    }
+}
+
+#[async_trait]
+impl Submit for Submitter {
+    async fn submit(&self, command: Command, deadline: Duration) -> Result<Revision, ApiError> {
+        Self::submit(self, command, deadline).await
     }
 }

@@ -93,9 +93,8 @@ impl Lab {
             rustix::process::geteuid().is_root(),
             "the lab needs root: it makes namespaces and mounts"
         );
-        let base = base_dir();
-        leftovers::sweep(&base)?;
-        let dir = leftovers::claim(&base, name)?;
+        sweep()?;
+        let dir = leftovers::claim(&base_dir(), name)?;
         let settings = Settings {
             cgroup: leftovers::cgroup_of(&dir)?,
             storage_driver: env::var("KAWANAN_LAB_STORAGE_DRIVER")
@@ -232,6 +231,11 @@ impl Drop for Lab {
             eprintln!("lab: something is left: {err:#}");
         }
     }
+}
+
+/// Removes what is left of labs whose program was killed.
+pub fn sweep() -> Result<()> {
+    leftovers::sweep(&base_dir())
 }
 
 /// Where labs are, each in a directory of its own.

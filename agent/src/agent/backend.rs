@@ -15,10 +15,12 @@ use tracing::{debug, info};
 
 use crate::consensus::{ClusterLog, ClusterProposer};
 use crate::containers::LogQuery;
-use crate::gossip::{Liveness, keys};
+use crate::core::LogPart;
+use crate::gossip::{GossipHandle, Liveness, keys};
 use crate::http::{Backend, Standing};
 use crate::leader::observe;
-use crate::node::LogSource;
+use crate::identity::Identity;
+use crate::node::{LogSource, Node};
 use crate::peer::{LogFrame, StreamRequest};
 use crate::submit::Submitter;
 use crate::transport::{CallError, SharedLinks};
@@ -106,13 +108,10 @@ impl Backend for AgentBackend {
         Ok(decoded(frames))
     }
 
-    /// Says goodbye: this node's leadership goes to another one, the cluster marks it as left and takes it out of the
-    /// voters, then the agent ends.
+    /// Says goodbye: the cluster marks this node as left, and whoever leads takes it out of the voters (this node itself
+    /// does while it leads, and hands over last); then the agent ends.
     async fn leave(&self, last: bool) -> Result<(), ApiError> {
         if !last {
-            if self.log.status().borrow().is_leader() {
-                self.log.hand_over_leadership().await;
-            }
             let command = Command::SetNodeStatus { id: self.me, status: NodeStatus::Left };
             self.submitter.submit(command, WRITE_DEADLINE).await?;
             if timeout(FAREWELL_DEADLINE, self.until_no_voter()).await.is_err() {
@@ -126,6 +125,27 @@ impl Backend for AgentBackend {
 }
 
 impl AgentBackend {
+    pub(super) fn new(
+        identity: &Identity,
+        part: &LogPart,
+        gossip: &GossipHandle,
+        node: &Node,
+        left: watch::Sender<bool>,
+    ) -> Self {
+        Self {
+            me: identity.node,
+            name: identity.name.clone(),
+            log: part.log.clone(),
+            proposer: part.proposer.clone(),
+            submitter: part.submitter.clone(),
+            liveness: gossip.liveness(),
+            progress: node.progress.clone(),
+            links: Arc::clone(&part.links),
+            logs: node.logs.clone(),
+            left,
+        }
+    }
+
     async fn until_no_voter(&self) {
         loop {
             let status = self.log.status().borrow().clone();

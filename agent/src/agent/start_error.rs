@@ -19,6 +19,8 @@ pub enum StartError {
     NoDataDir(PathBuf),
     #[error("cannot use {}: {cause}", path.display())]
     RunDir { path: PathBuf, cause: std::io::Error },
+    #[error("the agent cannot listen for signals: {0}")]
+    Signals(std::io::Error),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -36,7 +38,7 @@ pub enum StartError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
-    Api(#[from] crate::http::ServeError),
+    Api(#[from] crate::http::SocketError),
 }
 
 impl StartError {

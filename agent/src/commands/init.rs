@@ -32,7 +32,8 @@ impl Init {
         run::prepare_directories(&self.settings)?;
         run::require_engine(&self.settings)?;
         run::require_free_port(&self.settings)?;
-        found(&self.settings, name, EntryRecord { founder: true, labels, members: Vec::new() })?;
+        let entry = EntryRecord { founder: true, labels, members: Vec::new(), settings: self.settings.kept() };
+        found(&self.settings, name, entry)?;
         if systemd::takes_over(&self.settings) && !self.foreground {
             systemd::start()?;
             return run::announce_cluster(&self.settings);

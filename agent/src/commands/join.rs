@@ -57,10 +57,10 @@ impl Join {
             facts: facts(advertised, Some(&engine)),
         }));
         let welcome = client_runtime()?
-            .block_on(join(&token.seeds, token.authority_digest, &request, Arc::new(SystemClock)))
+            .block_on(join(token.seeds(), token.authority_digest, &request, Arc::new(SystemClock)))
             .map_err(|err| join_failure(&err))?;
         let Welcome { certificate, authorities, cluster, node, members } = welcome;
-        let entry = EntryRecord { founder: false, labels: Default::default(), members };
+        let entry = EntryRecord { members, settings: self.settings.kept(), ..EntryRecord::default() };
         entry.save(&self.settings.data_dir).map_err(|err| failed(&err))?;
         let identity = Identity { cluster, node, raft, name, key, chain: vec![certificate], authorities };
         store.save(&identity).map_err(|err| failed(&err))?;

@@ -155,9 +155,9 @@ pub(super) fn require_engine(settings: &Settings) -> Result<EngineInfo, Failure>
 
 /// Somebody else on the port is noticed before a token is spent.
 pub(super) fn require_free_port(settings: &Settings) -> Result<(), Failure> {
-    match std::net::UdpSocket::bind(settings.listen) {
+    match std::net::UdpSocket::bind(settings.listen()) {
         Ok(_) => Ok(()),
-        Err(err) => Err(Failure::new(format!("cannot listen on {} (UDP): {err}", settings.listen))
+        Err(err) => Err(Failure::new(format!("cannot listen on {} (UDP): {err}", settings.listen()))
             .with_hint("another agent may run on this machine; choose another address with --listen")),
     }
 }

@@ -1,7 +1,6 @@
 //! `agent token create | ls | revoke | rotate`: asks the running agent of this machine.
 
 use clap::{Args, Subcommand};
-use kawanan_api::TokenId;
 use kawanan_api::client::{Client, ClientError, Host};
 use kawanan_api::duration::Span;
 use kawanan_api::views::{CreateToken, CreatedToken, TokenView};
@@ -43,7 +42,7 @@ enum Verb {
     /// Replace a token, or all of them, by a new one
     Rotate {
         /// The token to replace [default: all]
-        token: Option<TokenId>,
+        token: Option<String>,
         /// Print the bare token only
         #[arg(short, long)]
         quiet: bool,
@@ -95,7 +94,7 @@ impl TokenCommand {
                     println!("{} is revoked: no machine can join with it any more.", written.id);
                 }
                 Verb::Rotate { token, quiet, at } => {
-                    let created = local_client(&at).rotate_token(token).await?;
+                    let created = local_client(&at).rotate_token(token.as_deref()).await?;
                     if !quiet {
                         println!("{} earlier tokens are revoked.", created.revoked.len());
                     }

@@ -91,6 +91,9 @@ pub(super) enum Request {
     Shutdown {
         answer: oneshot::Sender<()>,
     },
+    Ping {
+        answer: oneshot::Sender<()>,
+    },
 }
 
 /// Access to this node's part of the log. Cheap to clone.
@@ -206,6 +209,12 @@ impl<S: StateMachine> ConsensusHandle<S> {
             Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => Err(ChangeError::OutcomeUnknown),
         }
+    }
+
+    /// Whether the owner's loop still turns. For the watchdog; does not answer while it is stuck.
+    pub async fn is_turning(self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.send(Request::Ping { answer }).await.is_ok() && answered.await.is_ok()
     }
 
     /// What this node does in the log; changes wake the receiver.

@@ -110,6 +110,7 @@ async fn drain_failed(
                 Some(
                     Request::ChangeMembers { answer, .. } | Request::Transfer { answer, .. },
                 ) => reply(answer, Err(ChangeError::Stopped)),
+                Some(Request::Ping { answer }) => reply(answer, ()),
                 Some(Request::Shutdown { answer }) => {
                     reply(answer, ());
                     return;
@@ -264,6 +265,7 @@ impl<S: StateMachine> Owner<S> {
             }
             Request::ChangeMembers { step, answer } => self.on_change(&step, answer)?,
             Request::Transfer { to, answer } => self.on_transfer(to, answer)?,
+            Request::Ping { answer } => reply(answer, ()),
             Request::Shutdown { answer } => return Ok(Next::Stop(answer)),
         }
         Ok(Next::GoOn)

@@ -11,10 +11,10 @@ use chitchat::{
 use kawanan_api::NodeId;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::socket::{Arrivals, LinkTransport, address_of};
-use super::{GossipConfig, Lateness, Liveness};
+use super::{GossipConfig, Lateness, Liveness, Request};
 use crate::transport::SharedLinks;
 
 /// Suspicion level at which a node counts as silent: its silence is this many times its mean gap.
@@ -32,7 +32,7 @@ pub(super) struct Owner {
     config: GossipConfig,
     links: SharedLinks,
     arrivals: Arrivals,
-    published: mpsc::Receiver<(String, String)>,
+    asked: mpsc::Receiver<Request>,
     facts: BTreeMap<String, String>,
     liveness: watch::Sender<Arc<Liveness>>,
     lateness: Lateness,
@@ -43,7 +43,7 @@ impl Owner {
         config: GossipConfig,
         links: SharedLinks,
         inbound: mpsc::Receiver<(NodeId, Bytes)>,
-        published: mpsc::Receiver<(String, String)>,
+        asked: mpsc::Receiver<Request>,
         liveness: watch::Sender<Arc<Liveness>>,
     ) -> Self {
         let lateness = Lateness::new(config.interval, Instant::now());
@@ -52,7 +52,7 @@ impl Owner {
             config,
             links,
             arrivals: Arc::new(Mutex::new(inbound)),
-            published,
+            asked,
             facts,
             liveness,
             lateness,
@@ -128,8 +128,13 @@ impl Owner {
                     }
                     self.refresh(&live.borrow_and_update());
                 }
-                fact = self.published.recv() => match fact {
-                    Some((key, value)) => {
+                request = self.asked.recv() => match request {
+                    Some(Request::Ping(answer)) => {
+                        if answer.send(()).is_err() {
+                            debug!("who asked whether gossip turns has given up");
+                        }
+                    }
+                    Some(Request::Publish(key, value)) => {
                         chitchat.with_chitchat(|state| state.self_node_state().set(&key, &value)).await;
                         self.facts.insert(key, value);
                     }

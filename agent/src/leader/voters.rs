@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::LeaderParts;
-use crate::consensus::{self, ChangeError, ConsensusStatus};
+use crate::consensus::ConsensusStatus;
 use crate::gossip::PeerState;
 use crate::peer::{Answer, Request};
 
@@ -91,24 +91,13 @@ async fn carry_out(parts: &LeaderParts, step: &MemberStep) -> bool {
         }
     }
     info!(?step, "changing the members of the log");
-    match change(parts, step).await {
+    match parts.consensus.change_members(step.clone()).await {
         Ok(()) => true,
         Err(err) => {
             warn!(%err, ?step, "the members of the log could not be changed");
             false
         }
     }
-}
-
-async fn change(parts: &LeaderParts, step: &MemberStep) -> Result<(), ChangeError> {
-    let step = match step.clone() {
-        MemberStep::AddLearner(member) => consensus::MemberStep::AddLearner(member),
-        MemberStep::RemoveMember(member) => consensus::MemberStep::RemoveMember(member),
-        MemberStep::SetVoters { add, remove } => consensus::MemberStep::SetVoters { add, remove },
-        MemberStep::LeaveJoint => consensus::MemberStep::LeaveJoint,
-        MemberStep::TransferLeadership(to) => return parts.consensus.transfer_leadership(to).await,
-    };
-    parts.consensus.change_members(step).await
 }
 
 async fn hand_over_key(parts: &LeaderParts, raft_id: RaftId) -> bool {

@@ -123,7 +123,7 @@ impl PortsHandle {
 }
 
 /// How a proxy is started when none runs. It must outlive the agent.
-pub trait Launch: Send + 'static {
+pub trait Launch: Send + Sync + 'static {
     /// Starts one, or says why not. The proxy opens its socket a moment later.
     ///
     /// # Errors

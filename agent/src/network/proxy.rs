@@ -46,7 +46,7 @@ pub async fn run(directory: &Path) -> io::Result<()> {
         info!(%err, "the proxy stays in its session");
     }
     let files = ProxyFiles::new(directory);
-    let _lock = take_lock(&files)?;
+    let lock = take_lock(&files)?;
     let mut proxy = Proxy::new(files.clone());
     proxy.apply(&last_table(&files));
     let mut orders = control::listen(&files)?;
@@ -73,6 +73,9 @@ pub async fn run(directory: &Path) -> io::Result<()> {
             }
         }
     }
+    proxy.close();
+    // From here on another proxy may serve the ports; this one only sees its open connections out.
+    drop(lock);
     proxy.drain().await;
     Ok(())
 }
@@ -165,12 +168,16 @@ impl Proxy {
         }
     }
 
-    /// Closes all ports and waits for open connections to finish.
-    async fn drain(mut self) {
+    /// Closes all ports and the control socket. Open connections go on.
+    fn close(&mut self) {
         self.ports.clear();
         if let Err(err) = std::fs::remove_file(self.files.socket()) {
             info!(%err, "the control socket was gone already");
         }
+    }
+
+    /// Waits for open connections to finish.
+    async fn drain(self) {
         let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
         if timeout(DRAIN_DEADLINE, self.places.acquire_many(all)).await.is_err() {
             info!("connections that are still open are cut off");

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::host::Host;
-use super::wait::wait_until;
+use super::wait::{Hopeless, wait_until};
 use super::{binaries, process};
 
 /// An agent is ready in well under a second; the rest is for a busy machine.
@@ -145,11 +145,8 @@ impl Host {
     /// Fails with the end of its log when the agent has ended, so that nobody waits for a dead one.
     fn still_runs(&self) -> Result<()> {
         if self.agent_pid().is_none() {
-            bail!(
-                "the agent of {} has ended:\n{}",
-                self.name(),
-                self.agent_log_tail(10)
-            );
+            let (name, log) = (self.name(), self.agent_log_tail(10));
+            bail!(Hopeless(format!("the agent of {name} has ended:\n{log}")));
         }
         Ok(())
     }

@@ -26,6 +26,11 @@ impl Cluster {
         Self::form(lab.start_hosts(&names)?)
     }
 
+    /// Hosts whose agents are, or will be, a cluster already.
+    pub fn of(nodes: Vec<Host>) -> Self {
+        Self { nodes }
+    }
+
     /// Makes one cluster of hosts that have no agent yet.
     pub fn form(nodes: Vec<Host>) -> Result<Self> {
         let (first, others) = nodes
@@ -36,7 +41,7 @@ impl Cluster {
         for host in others {
             host.join(&token)?;
         }
-        let cluster = Self { nodes };
+        let cluster = Self::of(nodes);
         cluster.wait_ready(cluster.nodes.len())?;
         Ok(cluster)
     }

@@ -176,7 +176,7 @@ fn environment(dir: &Path) -> Result<Vec<(String, String)>> {
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .to_vec();
-    for key in ["RUST_LOG", "RUST_BACKTRACE", "TERM"] {
+    for key in ["RUST_LOG", "RUST_BACKTRACE", "TERM", "NO_COLOR"] {
         if let Ok(value) = std::env::var(key) {
             environment.push((key.to_owned(), value));
         }

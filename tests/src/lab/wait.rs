@@ -8,7 +8,13 @@ use anyhow::{Context, Result};
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Looks until `look` succeeds, and returns what it returned. An error of `look` means "not yet".
+/// An error that waiting cannot cure, such as a process that has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Hopeless(pub String);
+
+/// Looks until `look` succeeds, and returns what it returned. An error of `look` means "not yet", unless it is
+/// [`Hopeless`].
 ///
 /// # Errors
 /// When it has not succeeded by the deadline: with `what`, and why not yet.
@@ -23,6 +29,9 @@ pub fn wait_until<T>(
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
+        if error.is::<Hopeless>() {
+            return Err(error).context(format!("never: {what}"));
+        }
         if begin.elapsed() >= deadline {
             return Err(error).context(format!("not within {deadline:?}: {what}"));
         }
@@ -57,6 +66,15 @@ mod tests {
             text.contains("pigs fly") && text.contains("still on the ground"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_hopeless() {
+        let begin = Instant::now();
+        let result = wait_until::<()>("it rises", Duration::from_secs(60), || {
+            Err(Hopeless("it is dead".to_owned()).into())
+        });
+        assert!(result.is_err() && begin.elapsed() < Duration::from_secs(30));
     }
 
     #[test]
