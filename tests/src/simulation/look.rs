@@ -33,7 +33,7 @@ pub fn look(world: &World) -> Vec<String> {
                 .map(|seen| container(&state, seen))
                 .collect();
             containers.sort();
-            let starts: u32 = machine.engine.starts();
+            let starts = machine.engine.starts();
             let containers = match (machine.power.is_some(), starts) {
                 (false, _) => "(off)".to_owned(),
                 (true, 0) => "-".to_owned(),
@@ -102,6 +102,7 @@ fn container(state: &ClusterState, seen: &SeenContainer) -> String {
         ContainerStatus::Created => format!("{name}[created]"),
         ContainerStatus::Paused => format!("{name}[paused]"),
         ContainerStatus::Removing => format!("{name}[going]"),
+        ContainerStatus::Dead => format!("{name}[dead]"),
     }
 }
 

@@ -7,16 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kawanan_agent::clock::SharedClock;
+use kawanan_agent::containers::EngineInfo;
 use kawanan_agent::containers::simulated::{Latencies, SimulatedRuntime};
 use kawanan_agent::consensus::{ConsensusConfig, ElectionTicks};
 use kawanan_agent::directory::Member;
+use kawanan_agent::facts;
 use kawanan_agent::gossip::keys;
 use kawanan_agent::log_store::MemoryDisk;
 use kawanan_api::quantity::{Bytes, MilliCpus};
 use kawanan_api::spec::ResourceAmounts;
 use kawanan_api::{NodeId, RaftId};
-use kawanan_logic::command::{FEATURE_LEVEL, NewNode};
-use kawanan_logic::state::{NodeFacts, Platform};
+use kawanan_logic::command::NewNode;
+use kawanan_logic::state::NodeFacts;
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -100,22 +102,18 @@ impl Machine {
         }
     }
 
-    /// What the engine's twin reports, and this agent's version.
+    /// What the agent says of its machine once the engine's twin has answered.
     pub fn facts(&self) -> NodeFacts {
-        NodeFacts {
-            address: self.address,
-            platform: Platform {
-                os: "linux".to_owned(),
-                arch: "x86_64".to_owned(),
-            },
+        let engine = EngineInfo {
+            version: "simulated".to_owned(),
+            os: "linux".to_owned(),
+            arch: "x86_64".to_owned(),
             capacity: ResourceAmounts {
                 cpus: MilliCpus(4000),
                 memory: Bytes(8 << 30),
             },
-            agent_version: "simulated".to_owned(),
-            engine_version: "simulated".to_owned(),
-            feature_level: FEATURE_LEVEL,
-        }
+        };
+        facts::facts(self.address, Some(&engine))
     }
 
     pub fn consensus_config(&self) -> ConsensusConfig {

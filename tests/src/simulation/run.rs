@@ -5,22 +5,29 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use kawanan_agent::admission::Admission;
 use kawanan_agent::consensus::{self, ConsensusStatus, Role};
 use kawanan_agent::core::{self, LogEdges, LogPart};
 use kawanan_agent::directory::directory;
+use kawanan_agent::facts;
+use kawanan_agent::gossip::keys;
 use kawanan_agent::identity::IdentityStore;
 use kawanan_agent::leader::AuthorityKey;
+use kawanan_agent::network::{IngressPorts, PortInUse, PortKey, PortTable};
+use kawanan_agent::node::{EngineHealth, Node, NodeParts};
 use kawanan_agent::peer::serve::PeerService;
 use kawanan_agent::random::{SeededRandom, SharedRandom};
 use kawanan_agent::transport::SharedLinks;
-use kawanan_api::{ApiError, ErrorCode};
+use kawanan_api::{ApiError, ErrorCode, NodeId};
 use kawanan_logic::ClusterState;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::clients::Door;
-use super::edges::{FencedLinks, fence_inbound};
+use super::edges::{FencedLinks, FencedRuntime, Place, fence_inbound};
 use super::faults::MachineIndex;
+use super::gossip::GossipField;
 use super::ledger::Ledger;
 use super::life::Life;
 use super::machine::Machine;
@@ -34,8 +41,26 @@ pub struct Run {
     pub door: Door,
     part: LogPart,
     log: Option<consensus::Running>,
+    node: Arc<Node>,
     /// Ends with the agent.
     _tasks: JoinSet<()>,
+}
+
+/// Creates and starts under way at a time; the daemon takes it from the number of processors.
+const PARALLEL_STARTS: usize = 4;
+
+/// Published ports without a proxy: always free, always in force.
+struct NoProxy;
+
+#[async_trait]
+impl IngressPorts for NoProxy {
+    async fn ensure(&self, _key: PortKey) -> Result<(), PortInUse> {
+        Ok(())
+    }
+
+    fn update(&self, _table: PortTable) {}
+
+    async fn settled(&self) {}
 }
 
 /// Every simulated node holds the authority's key; handing it over is tried, keeping secrets is not.
@@ -100,6 +125,7 @@ impl Run {
             clock: Arc::clone(&world.clock),
             random,
         };
+        let node = start_node(world, machine, &part, &life, &mut tasks);
         let peers = PeerService {
             links: shared_links,
             log: part.log.clone(),
@@ -125,6 +151,7 @@ impl Run {
             door,
             part,
             log: Some(log),
+            node,
             _tasks: tasks,
         })
     }
@@ -158,6 +185,68 @@ impl Run {
     /// Whether it is a member of the log and its part of it works.
     pub fn takes_part(&self) -> bool {
         !matches!(self.status().role, Role::Failed(_) | Role::Outsider)
+    }
+}
+
+/// The part that turns tasks into containers, and what keeps the cluster's picture of this node true.
+fn start_node(
+    world: &World,
+    machine: &Machine,
+    part: &LogPart,
+    life: &Life,
+    tasks: &mut JoinSet<()>,
+) -> Arc<Node> {
+    let engine = FencedRuntime::new(
+        Place {
+            node: machine.name.clone(),
+            cluster: world.cluster,
+            life: life.clone(),
+            power: machine.power.clone().unwrap_or_default(),
+        },
+        Arc::new(machine.engine.clone()),
+        world.trace.clone(),
+        world.ledger.clone(),
+    );
+    let (caught_up_seen, caught_up) = watch::channel(false);
+    tasks.spawn(core::until_caught_up(part.proposer.clone(), caught_up_seen));
+    let node = Arc::new(Node::spawn(NodeParts {
+        cluster: world.cluster,
+        node: machine.node,
+        name: machine.name.clone(),
+        engine: Arc::new(engine),
+        state: part.state(),
+        caught_up,
+        submit: Arc::new(part.submitter.clone()),
+        ports: Arc::new(NoProxy),
+        clock: Arc::clone(&part.clock),
+        random: Arc::clone(&part.random),
+        parallel_starts: PARALLEL_STARTS,
+    }));
+    let (wanted_sender, wanted) = watch::channel(machine.facts());
+    tasks.spawn(facts::follow_engine(node.engine_info.clone(), wanted_sender));
+    tasks.spawn(facts::keep_true(
+        machine.node,
+        machine.raft,
+        wanted,
+        part.state(),
+        part.submitter.clone(),
+    ));
+    tasks.spawn(gossip_about(machine.node, node.engine.clone(), world.gossip.clone()));
+    node
+}
+
+/// Publishes the engine's health, as the daemon does.
+async fn gossip_about(me: NodeId, mut engine: watch::Receiver<EngineHealth>, gossip: GossipField) {
+    loop {
+        let health = engine.borrow_and_update().error.clone();
+        gossip.publish(
+            me,
+            keys::ENGINE.to_owned(),
+            health.unwrap_or_else(|| "ok".to_owned()),
+        );
+        if engine.changed().await.is_err() {
+            return;
+        }
     }
 }
 
