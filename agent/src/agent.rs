@@ -56,6 +56,9 @@ pub struct Agent {
     part: LogPart,
     quic: Arc<Quic>,
     tasks: JoinSet<()>,
+    // Dropping either ends its work.
+    _node: Arc<Node>,
+    _gossip: GossipHandle,
     /// Turning it true ends the API.
     stop_api: watch::Sender<bool>,
     left: watch::Receiver<bool>,
@@ -75,7 +78,7 @@ struct Signals {
 pub struct PartEnded(String);
 
 impl Agent {
-    /// Builds and starts everything. Returns before the node is part of its cluster; see [`Agent::until_ready`].
+    /// Builds and starts everything. Returns before the node is part of its cluster; see [`Agent::run`].
     ///
     /// # Errors
     /// When something that the agent cannot live without is missing, worded for the operator.
@@ -199,6 +202,8 @@ impl Agent {
             part,
             quic,
             tasks,
+            _node: node,
+            _gossip: gossip,
             stop_api,
             left,
             signals,
@@ -206,37 +211,25 @@ impl Agent {
         })
     }
 
-    /// Waits until this node is in the node table it holds itself, and a leader is known.
-    pub async fn until_ready(&self) {
-        let me = self.part.me;
-        let mut state = self.part.state();
-        let mut status = self.part.log.status();
-        let listed = state
-            .wait_for(|state| state.nodes.contains_key(&me))
-            .await
-            .is_ok();
-        let led = status
-            .wait_for(|status| status.leader.is_some())
-            .await
-            .is_ok();
-        if listed && led {
-            info!("this node is ready");
-            vitals::notify_ready("ready");
-        }
-    }
-
-    /// Runs until a signal, a goodbye, or the end of a part that must not end; then stops in order.
+    /// Runs until a signal, a goodbye, or the end of a part that must not end; then stops in order. `greet` is called
+    /// once, when this node finds itself in its own node table and knows a leader.
     ///
     /// # Errors
     /// When a part ended unexpectedly.
-    pub async fn until_stopped(mut self) -> Result<(), PartEnded> {
+    pub async fn run(mut self, greet: impl Future<Output = ()>) -> Result<(), PartEnded> {
         let mut left = self.left.clone();
-        let reason = tokio::select! {
-            biased;
-            _ = self.signals.terminate.recv() => Ok("SIGTERM"),
-            _ = self.signals.interrupt.recv() => Ok("SIGINT"),
-            _ = left.wait_for(|left| *left) => Ok("this node left its cluster"),
-            ended = first_failure(&mut self.tasks) => Err(ended),
+        let greeting = greet_when_ready(self.part.clone(), greet);
+        let mut greeting = std::pin::pin!(greeting);
+        let mut greeted = false;
+        let reason = loop {
+            tokio::select! {
+                biased;
+                _ = self.signals.terminate.recv() => break Ok("SIGTERM"),
+                _ = self.signals.interrupt.recv() => break Ok("SIGINT"),
+                _ = left.wait_for(|left| *left) => break Ok("this node left its cluster"),
+                ended = first_failure(&mut self.tasks) => break Err(ended),
+                () = &mut greeting, if !greeted => greeted = true,
+            }
         };
         match &reason {
             Ok(reason) => info!(reason, "agent stops; containers go on"),
@@ -264,6 +257,23 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
         })
+    }
+}
+
+async fn greet_when_ready(part: LogPart, greet: impl Future<Output = ()>) {
+    let (mut state, mut status) = (part.state(), part.log.status());
+    let listed = state
+        .wait_for(|state| state.nodes.contains_key(&part.me))
+        .await
+        .is_ok();
+    let led = status
+        .wait_for(|status| status.leader.is_some())
+        .await
+        .is_ok();
+    if listed && led {
+        info!("this node is ready");
+        vitals::notify_ready("ready");
+        greet.await;
     }
 }
 

@@ -149,10 +149,19 @@ impl<'v> View<'v> {
 
     /// Learners that may be given a vote.
     fn candidates(&self) -> BTreeSet<RaftId> {
+        let wanted = sizes(self.members.len(), self.conf.voters.len());
+        let too_few = wanted
+            .first()
+            .is_some_and(|size| *size > self.conf.voters.len());
+        let stable_min = if too_few {
+            STABLE_MIN_TO_GROW
+        } else {
+            STABLE_MIN
+        };
         let may_vote = |id: &&RaftId| {
             self.is_ready(**id)
                 && self.health.get(id).is_some_and(|health| {
-                    health.alive && health.caught_up && health.stable_for >= STABLE_MIN
+                    health.alive && health.caught_up && health.stable_for >= stable_min
                 })
         };
         self.conf

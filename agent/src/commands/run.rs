@@ -60,17 +60,18 @@ pub(super) fn in_foreground(settings: Settings, announce: Announce) -> Result<()
                 None => failure,
             }
         })?;
-        agent.until_ready().await;
-        let announced = match announce {
-            Announce::Nothing => Ok(()),
-            Announce::Founded => print_cluster(&settings).await,
-            Announce::Joined => print_member(&settings).await,
+        let greet = async {
+            let announced = match announce {
+                Announce::Nothing => Ok(()),
+                Announce::Founded => print_cluster(&settings).await,
+                Announce::Joined => print_member(&settings).await,
+            };
+            if let Err(failure) = announced {
+                tracing::error!(%failure, "the agent runs, but its first greeting failed");
+            }
         };
-        if let Err(failure) = announced {
-            tracing::error!(%failure, "the agent runs, but its first greeting failed");
-        }
         agent
-            .until_stopped()
+            .run(greet)
             .await
             .map_err(|err| Failure::new(err.to_string()))
     })

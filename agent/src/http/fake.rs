@@ -363,6 +363,10 @@ impl Backend for FakeCluster {
         }
     }
 
+    async fn leave(&self, _last: bool) -> Result<(), ApiError> {
+        Ok(())
+    }
+
     async fn logs(
         &self,
         task: TaskId,
