@@ -34,6 +34,7 @@ mod peer_link;
 mod quic;
 #[cfg(test)]
 mod rogue;
+mod seldom;
 mod serve;
 pub mod simulated;
 mod stream_kind;

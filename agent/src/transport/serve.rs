@@ -331,7 +331,9 @@ async fn answer_joiner(intake: &Intake, connection: &Connection) -> Result<(), V
         .await
         .map_err(|_| codes::JOIN_OVER)?;
     let (answer, answered) = oneshot::channel();
-    let from: SocketAddr = connection.remote_address();
+    let from = connection.remote_address();
+    // An IPv4 address that came in through an IPv6 socket is shown as what it is.
+    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
     let call = JoinCall {
         from,
         request,

@@ -1,5 +1,6 @@
 //! The owner of one peer's connection: dials when somebody wants to talk, takes what the peer dials, keeps one.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +17,7 @@ use super::{BackOff, Event, NoConnection, PeerLink};
 /// What is needed to dial, and what to do with a connection that was dialed.
 #[derive(Clone)]
 pub(in super::super) struct Dialer {
+    pub(in super::super) runtime: tokio::runtime::Handle,
     pub(in super::super) endpoint: quinn::Endpoint,
     pub(in super::super) config: quinn::ClientConfig,
     pub(in super::super) credentials: Arc<Credentials>,
@@ -51,6 +53,8 @@ pub(super) struct Keeper {
     /// The dial in progress is to replace the connection in use: the peer has moved, or the connection seems dead.
     replacing: bool,
     back_off: BackOff,
+    /// Connections that were replaced and not yet closed, the oldest first.
+    retired: VecDeque<Connection>,
 }
 
 impl Keeper {
@@ -64,6 +68,7 @@ impl Keeper {
             address: None,
             replacing: false,
             back_off: BackOff::new(),
+            retired: VecDeque::new(),
         }
     }
 
@@ -148,7 +153,7 @@ impl Keeper {
                 if ours_stays {
                     self.hold(connection, true);
                 } else {
-                    retire(connection);
+                    self.retire(connection);
                 }
             }
             Err(failure) => {
@@ -168,7 +173,7 @@ impl Keeper {
             held.dialed_by_us && arrived <= same_time && self.dialer.own < self.link.peer
         });
         if ours_stays {
-            retire(connection);
+            self.retire(connection);
             return;
         }
         if self.dialer.own > self.link.peer {
@@ -195,8 +200,28 @@ impl Keeper {
             state.failure = None;
         });
         if let Some(replaced) = replaced {
-            retire(replaced.connection);
+            self.retire(replaced.connection);
         }
+    }
+
+    /// Closes a connection that another one has replaced, after what is still said on it.
+    fn retire(&mut self, connection: Connection) {
+        self.retired
+            .retain(|retired| retired.close_reason().is_none());
+        self.retired.push_back(connection.clone());
+        if self.retired.len() > limits::RETIRED_MAX
+            && let Some(oldest) = self.retired.pop_front()
+        {
+            oldest.close(codes::SUPERSEDED, b"too many connections");
+        }
+        tokio::spawn(async move {
+            if timeout(limits::RETIRED_LIFE, connection.closed())
+                .await
+                .is_err()
+            {
+                connection.close(codes::SUPERSEDED, b"another connection is in use");
+            }
+        });
     }
 
     fn on_closed(&mut self, reason: &ConnectionError) {
@@ -272,18 +297,6 @@ async fn dialed(dialing: &mut Option<Dialing>) -> Result<Connection, NoConnectio
         Some(dialing) => dialing.await,
         None => std::future::pending().await,
     }
-}
-
-/// Closes a connection that another one has replaced, after what is still said on it.
-fn retire(connection: Connection) {
-    tokio::spawn(async move {
-        if timeout(limits::RETIRED_LIFE, connection.closed())
-            .await
-            .is_err()
-        {
-            connection.close(codes::SUPERSEDED, b"another connection is in use");
-        }
-    });
 }
 
 impl Dialer {

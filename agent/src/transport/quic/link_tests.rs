@@ -430,6 +430,52 @@ async fn what_was_said_before_closing_still_arrives() {
 }
 
 #[tokio::test]
+async fn a_closed_endpoint_says_that_it_has_ended() {
+    let mut world = Loopback::new();
+    let one = world.any_node();
+    let early = tokio::time::timeout(Duration::from_millis(50), one.quic.ended());
+    assert!(early.await.is_err());
+    one.quic.close().await;
+    soon("the end", one.quic.ended()).await;
+}
+
+#[test]
+fn a_message_may_be_sent_from_a_thread_outside_the_runtime() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let entered = runtime.enter();
+    let mut world = Loopback::new();
+    let one = world.any_node();
+    let mut two = world.any_node();
+    drop(entered);
+    one.quic.send(two.id, Channel::Raft, number(1)).unwrap();
+    let heard = runtime.block_on(soon("a message", two.inbound.raft.recv()));
+    assert_eq!(heard, Some((one.id, number(1))));
+}
+
+#[tokio::test]
+async fn raft_passes_a_snapshot_that_was_sent_before() {
+    let mut world = Loopback::new();
+    let one = world.any_node();
+    let mut two = world.any_node();
+    let relay = Relay::start(two.quic.local_addr().unwrap(), Duration::from_millis(5)).await;
+    world.tell(two.id, relay.address);
+    one.quic.send(two.id, Channel::Raft, number(0)).unwrap();
+    soon("the first message", two.inbound.raft.recv()).await;
+    let snapshot = Bytes::from(vec![5; 4 << 20]);
+    one.quic
+        .send(two.id, Channel::Snapshot, snapshot.clone())
+        .unwrap();
+    sleep(Duration::from_millis(100)).await;
+    for value in 1..=20 {
+        one.quic.send(two.id, Channel::Raft, number(value)).unwrap();
+        let heard = soon("a message", two.inbound.raft.recv()).await;
+        assert_eq!(heard, Some((one.id, number(value))));
+    }
+    let heard = soon("the snapshot", two.inbound.raft.recv()).await;
+    assert_eq!(heard, Some((one.id, snapshot)));
+}
+
+#[tokio::test]
 async fn a_queue_to_a_silent_peer_fills_and_says_so() {
     let mut world = Loopback::new();
     let one = world.any_node();
