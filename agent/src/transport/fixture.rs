@@ -2,10 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use kawanan_api::{ClusterId, NodeId, RaftId, Timestamp};
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::contract::{Peer, World};
 use super::{Gate, Inbound, Quic};
@@ -180,4 +185,60 @@ pub(crate) fn foreign_server() -> quinn::Endpoint {
         }
     });
     endpoint
+}
+
+/// A network between one client and one server.
+pub(crate) struct Relay {
+    pub(crate) address: SocketAddr,
+    /// Swallow everything.
+    pub(crate) swallow: AtomicBool,
+    /// First packets of new connections that were swallowed.
+    pub(crate) swallowed_dials: AtomicUsize,
+}
+
+impl Relay {
+    pub(crate) async fn start(target: SocketAddr, delay: Duration) -> Arc<Self> {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let relay = Arc::new(Self {
+            address: socket.local_addr().unwrap(),
+            swallow: AtomicBool::new(false),
+            swallowed_dials: AtomicUsize::new(0),
+        });
+        tokio::spawn(Arc::clone(&relay).pass(Arc::new(socket), target, delay));
+        relay
+    }
+
+    async fn pass(
+        self: Arc<Self>,
+        socket: Arc<tokio::net::UdpSocket>,
+        target: SocketAddr,
+        delay: Duration,
+    ) {
+        const LONG_HEADER: u8 = 0x80;
+        let mut client = None;
+        let mut packet = [0; 2048];
+        loop {
+            let (size, from) = socket.recv_from(&mut packet).await.unwrap();
+            let to = if from == target { client } else { Some(target) };
+            if from != target {
+                client = Some(from);
+            }
+            if self.swallow.load(Ordering::Relaxed) {
+                if packet[0] & LONG_HEADER != 0 {
+                    self.swallowed_dials.fetch_add(1, Ordering::Relaxed);
+                }
+            } else if let Some(to) = to {
+                let (socket, packet) = (Arc::clone(&socket), packet[..size].to_vec());
+                tokio::spawn(async move {
+                    sleep(delay).await;
+                    socket.send_to(&packet, to).await.unwrap();
+                });
+            }
+        }
+    }
+}
+
+/// A message that is told apart from others.
+pub(crate) fn number(value: u32) -> Bytes {
+    Bytes::copy_from_slice(&value.to_be_bytes())
 }

@@ -249,8 +249,8 @@ impl PeerLink {
         }
     }
 
-    /// Closes the connection and ends the link's tasks.
-    pub(super) fn end(&self, code: quinn::VarInt) {
+    /// Closes the connection and ends the link's tasks. Whoever waits for a connection hears `why`.
+    pub(super) fn end(&self, code: quinn::VarInt, why: &str) {
         for task in self.lock_owned().drain(..) {
             task.abort();
         }
@@ -259,9 +259,7 @@ impl PeerLink {
                 connection.close(code, b"");
             }
             state.failures += 1;
-            state.failure = Some(NoConnection::Hopeless(
-                "it is no member any more".to_owned(),
-            ));
+            state.failure = Some(NoConnection::Hopeless(why.to_owned()));
         });
     }
 }

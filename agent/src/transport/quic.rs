@@ -125,7 +125,7 @@ impl Quic {
             tracing::debug!("not every peer confirmed the last messages");
         }
         for link in &links {
-            link.end(codes::SHUTDOWN);
+            link.end(codes::SHUTDOWN, "this agent is stopping");
         }
         self.lock_links().clear();
         self.endpoint
@@ -295,7 +295,7 @@ impl PeerLinks for Quic {
     fn forget(&self, peer: NodeId) {
         let link = self.lock_links().remove(&peer);
         if let Some(link) = link {
-            link.end(codes::FORGOTTEN);
+            link.end(codes::FORGOTTEN, "it is no member any more");
         }
     }
 }
@@ -309,6 +309,8 @@ fn no_address(node: NodeId) -> CallError {
 
 #[cfg(test)]
 mod link_tests;
+#[cfg(test)]
+mod message_tests;
 #[cfg(test)]
 mod security_tests;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use kawanan_api::NodeId;
 use quinn::{Connection, ConnectionError};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::super::credentials::{Credentials, dialed_name};
 use super::super::{AddressBook, codes, limits};
@@ -48,6 +48,8 @@ pub(super) struct Keeper {
     addresses: AddressBook,
     held: Option<Held>,
     dialing: Option<Dialing>,
+    /// When the dial in progress begins in earnest: until then it waits.
+    dial_begins: Instant,
     /// The address that was dialed last, or that the book showed when the peer dialed.
     address: Option<std::net::SocketAddr>,
     /// The dial in progress is to replace the connection in use: the peer has moved, or the connection seems dead.
@@ -65,6 +67,7 @@ impl Keeper {
             addresses,
             held: None,
             dialing: None,
+            dial_begins: Instant::now(),
             address: None,
             replacing: false,
             back_off: BackOff::new(),
@@ -91,7 +94,7 @@ impl Keeper {
                     Err(_) => book_lives = false,
                 },
                 () = link.wanted.notified() => self.on_wanted(),
-                () = tokio::time::sleep_until(look_again), if held.is_some() => {
+                () = sleep_until(look_again), if held.is_some() => {
                     look_again = Instant::now() + limits::LOOK_PERIOD;
                     self.look();
                 }
@@ -114,6 +117,7 @@ impl Keeper {
         if address == self.address || address.is_none() {
             return;
         }
+        self.back_off.succeeded();
         if self.held.is_some() && self.address.is_none() {
             // It dialed us before anybody told where it lives.
             self.address = address;
@@ -122,18 +126,18 @@ impl Keeper {
             self.replacing = true;
             self.dial();
         } else if self.dialing.is_some() {
-            self.back_off.succeeded();
             self.dial();
         }
     }
 
     fn dial(&mut self) {
-        let wait = self.back_off.wait();
+        self.dial_begins = Instant::now() + self.back_off.wait();
         self.address = self.book_address();
+        let begins = self.dial_begins;
         let dialer = self.dialer.clone();
         let (peer, address) = (self.link.peer, self.address);
         self.dialing = Some(Box::pin(async move {
-            sleep(wait).await;
+            sleep_until(begins).await;
             match address {
                 Some(address) => dialer.dial(peer, address).await,
                 None => Err(NoConnection::Hopeless("no address is known".to_owned())),
@@ -176,7 +180,8 @@ impl Keeper {
             self.retire(connection);
             return;
         }
-        if self.dialer.own > self.link.peer {
+        // A dial that has begun may have reached the peer, and the lower id's is the one that stays.
+        if self.dialer.own > self.link.peer || Instant::now() < self.dial_begins {
             self.dialing = None;
         }
         if self.dialing.is_none() {
