@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use kawanan_api::{ClusterId, NodeId, RaftId, Timestamp};
-use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 
 use super::contract::{Peer, World};
 use super::{Gate, Inbound, Quic};
@@ -204,7 +204,10 @@ impl Relay {
             swallow: AtomicBool::new(false),
             swallowed_dials: AtomicUsize::new(0),
         });
-        tokio::spawn(Arc::clone(&relay).pass(Arc::new(socket), target, delay));
+        let socket = Arc::new(socket);
+        let (road, arriving) = mpsc::channel(4096);
+        tokio::spawn(Self::travel(Arc::clone(&socket), arriving));
+        tokio::spawn(Arc::clone(&relay).pass(socket, target, delay, road));
         relay
     }
 
@@ -213,6 +216,7 @@ impl Relay {
         socket: Arc<tokio::net::UdpSocket>,
         target: SocketAddr,
         delay: Duration,
+        road: mpsc::Sender<Packet>,
     ) {
         const LONG_HEADER: u8 = 0x80;
         let mut client = None;
@@ -228,15 +232,23 @@ impl Relay {
                     self.swallowed_dials.fetch_add(1, Ordering::Relaxed);
                 }
             } else if let Some(to) = to {
-                let (socket, packet) = (Arc::clone(&socket), packet[..size].to_vec());
-                tokio::spawn(async move {
-                    sleep(delay).await;
-                    socket.send_to(&packet, to).await.unwrap();
-                });
+                let due = Instant::now() + delay;
+                road.try_send((due, to, packet[..size].to_vec())).ok();
             }
         }
     }
+
+    /// Delivers late, but in order.
+    async fn travel(socket: Arc<tokio::net::UdpSocket>, mut arriving: mpsc::Receiver<Packet>) {
+        while let Some((due, to, packet)) = arriving.recv().await {
+            sleep_until(due).await;
+            socket.send_to(&packet, to).await.unwrap();
+        }
+    }
 }
+
+/// When a packet arrives, where, and what it is.
+type Packet = (Instant, SocketAddr, Vec<u8>);
 
 /// A message that is told apart from others.
 pub(crate) fn number(value: u32) -> Bytes {
