@@ -9,7 +9,8 @@
 //! * [`PeerLinks::open`]: a request answered by a stream of frames (logs).
 //! * joiners, who hold no certificate yet, come in as [`JoinCall`].
 //!
-//! This module never decides who is a member: [`Gate`] tells it.
+//! This module never decides who is a member: [`Gate`] tells it. [`Quic`] is the real thing, [`simulated`] its twin in
+//! memory; both pass the suite in `contract`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ mod peer_link;
 mod quic;
 #[cfg(test)]
 mod rogue;
+mod seldom;
 mod serve;
 pub mod simulated;
 mod stream_kind;

@@ -2,7 +2,8 @@
 //!
 //! One value answers all four questions that the TLS library asks (our certificate as server and as client, theirs as
 //! client and as server), and it can be exchanged while connections stand: a renewal drops none. It verifies chains,
-//! clusters and node ids; whether a node is still a member is the [`Gate`](super::Gate)'s to say, later.
+//! clusters and node ids at each handshake; whether a node is still a member is the [`Gate`](super::Gate)'s to say, at
+//! every stream. A certificate that expires ends no connection that stands.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +24,7 @@ use rustls::{
 };
 
 use super::endpoint::ALPN_JOIN;
+use super::seldom::Seldom;
 use crate::identity::{Identity, PeerIdentity, PeerIdentityError};
 
 /// An identity that TLS cannot be made to use.
@@ -80,6 +82,7 @@ pub(super) struct Credentials {
     current: RwLock<Arc<Current>>,
     /// Why dialing a node failed, in words: TLS errors lose them on their way.
     distrusted: Mutex<BTreeMap<NodeId, Distrust>>,
+    refusals: Seldom,
 }
 
 impl Credentials {
@@ -90,6 +93,7 @@ impl Credentials {
             provider,
             current: RwLock::new(Arc::new(current)),
             distrusted: Mutex::default(),
+            refusals: Seldom::default(),
         })
     }
 
@@ -178,6 +182,7 @@ impl Current {
         for authority in owned(&identity.authorities) {
             roots.add(authority).map_err(|err| unusable(&err))?;
         }
+        verify_own(&chain, &roots, &own, provider)?;
         let roots = Arc::new(roots);
         let clients =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider))
@@ -204,6 +209,27 @@ impl Current {
             Err(Distrust::OtherCluster(peer.cluster))
         }
     }
+}
+
+/// Our own certificate must be one that our peers believe. Whether it has expired is another matter: then it is renewed.
+fn verify_own(
+    chain: &[CertificateDer<'static>],
+    roots: &RootCertStore,
+    own: &PeerIdentity,
+    provider: &CryptoProvider,
+) -> Result<(), CredentialsError> {
+    let unusable = |err: &dyn fmt::Display| CredentialsError::Unusable(err.to_string());
+    let (leaf, intermediates) = chain.split_first().ok_or(PeerIdentityError::None)?;
+    let parsed = ParsedCertificate::try_from(leaf).map_err(|err| unusable(&err))?;
+    let signed = UnixTime::since_unix_epoch(Duration::from_millis(own.not_before.millis()));
+    verify_server_cert_signed_by_trust_anchor(
+        &parsed,
+        roots,
+        intermediates,
+        signed,
+        provider.signature_verification_algorithms.all,
+    )
+    .map_err(|err| unusable(&Distrust::of(&err, own, signed)))
 }
 
 /// The time at which to judge a certificate. A clock that shows a time before a certificate that we hold was made is
@@ -385,7 +411,8 @@ impl ClientCertVerifier for Credentials {
         self.check_client(end_entity, intermediates, now)
             .map(|()| ClientCertVerified::assertion())
             .map_err(|distrust| {
-                tracing::info!(%distrust, "refused a peer that wants to connect");
+                self.refusals
+                    .mention(|| tracing::info!(%distrust, "refused a peer that wants to connect"));
                 distrust.to_tls()
             })
     }

@@ -13,7 +13,6 @@ use quinn::{
     ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, NoneTokenLog, NoneTokenStore,
     TokioRuntime, TransportConfig, ValidationTokenConfig, VarInt,
 };
-use rand::Rng;
 use rustls::client::Resumption;
 use rustls::pki_types::UnixTime;
 use rustls::server::NoServerSessionStorage;
@@ -23,6 +22,7 @@ use super::credentials::{Credentials, CredentialsError};
 use super::limits;
 use crate::clock::SharedClock;
 use crate::identity::{Identity, NodeKey};
+use crate::random::{Random, SystemRandom};
 
 /// What members speak.
 pub(super) const ALPN_MEMBER: &[u8] = b"kwn/1";
@@ -243,13 +243,17 @@ fn endpoint_config(key: &NodeKey) -> EndpointConfig {
 /// would stay silent where a reset is due.
 struct RandomConnectionIds;
 
+impl RandomConnectionIds {
+    const LENGTH: usize = 8;
+}
+
 impl ConnectionIdGenerator for RandomConnectionIds {
     fn generate_cid(&mut self) -> ConnectionId {
-        ConnectionId::new(&rand::rng().random::<[u8; 8]>())
+        ConnectionId::new(&SystemRandom.bits().to_be_bytes()[..Self::LENGTH])
     }
 
     fn cid_len(&self) -> usize {
-        8
+        Self::LENGTH
     }
 
     fn cid_lifetime(&self) -> Option<Duration> {

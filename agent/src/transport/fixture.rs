@@ -2,10 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use kawanan_api::{ClusterId, NodeId, RaftId, Timestamp};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 
 use super::contract::{Peer, World};
 use super::{Gate, Inbound, Quic};
@@ -180,4 +185,72 @@ pub(crate) fn foreign_server() -> quinn::Endpoint {
         }
     });
     endpoint
+}
+
+/// A network between one client and one server.
+pub(crate) struct Relay {
+    pub(crate) address: SocketAddr,
+    /// Swallow everything.
+    pub(crate) swallow: AtomicBool,
+    /// First packets of new connections that were swallowed.
+    pub(crate) swallowed_dials: AtomicUsize,
+}
+
+impl Relay {
+    pub(crate) async fn start(target: SocketAddr, delay: Duration) -> Arc<Self> {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let relay = Arc::new(Self {
+            address: socket.local_addr().unwrap(),
+            swallow: AtomicBool::new(false),
+            swallowed_dials: AtomicUsize::new(0),
+        });
+        let socket = Arc::new(socket);
+        let (road, arriving) = mpsc::channel(4096);
+        tokio::spawn(Self::travel(Arc::clone(&socket), arriving));
+        tokio::spawn(Arc::clone(&relay).pass(socket, target, delay, road));
+        relay
+    }
+
+    async fn pass(
+        self: Arc<Self>,
+        socket: Arc<tokio::net::UdpSocket>,
+        target: SocketAddr,
+        delay: Duration,
+        road: mpsc::Sender<Packet>,
+    ) {
+        const LONG_HEADER: u8 = 0x80;
+        let mut client = None;
+        let mut packet = [0; 2048];
+        loop {
+            let (size, from) = socket.recv_from(&mut packet).await.unwrap();
+            let to = if from == target { client } else { Some(target) };
+            if from != target {
+                client = Some(from);
+            }
+            if self.swallow.load(Ordering::Relaxed) {
+                if packet[0] & LONG_HEADER != 0 {
+                    self.swallowed_dials.fetch_add(1, Ordering::Relaxed);
+                }
+            } else if let Some(to) = to {
+                let due = Instant::now() + delay;
+                road.try_send((due, to, packet[..size].to_vec())).ok();
+            }
+        }
+    }
+
+    /// Delivers late, but in order.
+    async fn travel(socket: Arc<tokio::net::UdpSocket>, mut arriving: mpsc::Receiver<Packet>) {
+        while let Some((due, to, packet)) = arriving.recv().await {
+            sleep_until(due).await;
+            socket.send_to(&packet, to).await.unwrap();
+        }
+    }
+}
+
+/// When a packet arrives, where, and what it is.
+type Packet = (Instant, SocketAddr, Vec<u8>);
+
+/// A message that is told apart from others.
+pub(crate) fn number(value: u32) -> Bytes {
+    Bytes::copy_from_slice(&value.to_be_bytes())
 }

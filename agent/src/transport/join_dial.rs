@@ -52,7 +52,7 @@ pub enum JoinDialError {
     )]
     Busy(SocketAddr),
     #[error(
-        "the connection to {address} broke off: {cause}; try again, the token is still good or already used up"
+        "the connection to {address} broke off ({cause}): try again, a machine that was taken in already is known by its key"
     )]
     BrokeOff { address: SocketAddr, cause: String },
     #[error("this machine cannot open a UDP socket: {0}")]

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// How often the log mentions strangers that were sent away; they may come as often as they like.
+pub(super) const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(10);
+
 /// Silence after which a packet is sent to keep the path open. Firewalls forget UDP flows after 30 s at the earliest
 /// (RFC 9308); four of these fit into the idle timeout.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -81,6 +84,8 @@ pub(super) const FRAMES: usize = 16;
 pub(super) const SAME_TIME: Duration = Duration::from_secs(1);
 /// A connection that was replaced is closed after this time: calls on it may end.
 pub(super) const RETIRED_LIFE: Duration = Duration::from_secs(10);
+/// Connections of one peer that wait for that; a peer that dials again and again must not fill the memory.
+pub(super) const RETIRED_MAX: usize = 3;
 /// How long the end of Raft's old stream may take before the new one starts.
 pub(super) const RAFT_SWITCH_DEADLINE: Duration = Duration::from_millis(200);
 /// How often the owner of a connection looks at it.

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::stream_kind::StreamKind;
 use super::{AddressBook, Channel, SendError, limits};
+use crate::random::{Random, SystemRandom};
 
 mod keeper;
 mod pump;
@@ -84,7 +85,7 @@ pub(super) struct PeerLink {
 }
 
 impl PeerLink {
-    /// Starts the link's tasks. Call inside a tokio runtime.
+    /// Starts the link's tasks, on the dialer's runtime: whoever sends the first message may be on any thread.
     pub(super) fn start(peer: NodeId, dialer: Dialer, addresses: AddressBook) -> Arc<Self> {
         let (raft, raft_queue) = lane(limits::RAFT_QUEUE, limits::RAFT_QUEUE_BYTES);
         let (gossip, gossip_queue) = lane(limits::GOSSIP_QUEUE, limits::GOSSIP_QUEUE_BYTES);
@@ -104,12 +105,13 @@ impl PeerLink {
             raft_reader: tokio::sync::Mutex::new(()),
             owned: Mutex::default(),
         });
+        let runtime = dialer.runtime.clone();
         let keeper = keeper::Keeper::new(Arc::clone(&link), dialer, addresses);
         let tasks = [
-            tokio::spawn(keeper.run(inbox)),
-            tokio::spawn(pump::raft(Arc::clone(&link), raft_queue)),
-            tokio::spawn(pump::gossip(Arc::clone(&link), gossip_queue)),
-            tokio::spawn(pump::snapshots(Arc::clone(&link), snapshot_queue)),
+            runtime.spawn(keeper.run(inbox)),
+            runtime.spawn(pump::raft(Arc::clone(&link), raft_queue)),
+            runtime.spawn(pump::gossip(Arc::clone(&link), gossip_queue)),
+            runtime.spawn(pump::snapshots(Arc::clone(&link), snapshot_queue)),
         ];
         link.lock_owned()
             .extend(tasks.iter().map(tokio::task::JoinHandle::abort_handle));
@@ -247,8 +249,8 @@ impl PeerLink {
         }
     }
 
-    /// Closes the connection and ends the link's tasks.
-    pub(super) fn end(&self, code: quinn::VarInt) {
+    /// Closes the connection and ends the link's tasks. Whoever waits for a connection hears `why`.
+    pub(super) fn end(&self, code: quinn::VarInt, why: &str) {
         for task in self.lock_owned().drain(..) {
             task.abort();
         }
@@ -257,9 +259,7 @@ impl PeerLink {
                 connection.close(code, b"");
             }
             state.failures += 1;
-            state.failure = Some(NoConnection::Hopeless(
-                "it is no member any more".to_owned(),
-            ));
+            state.failure = Some(NoConnection::Hopeless(why.to_owned()));
         });
     }
 }
@@ -339,8 +339,8 @@ impl BackOff {
             return Duration::ZERO;
         }
         let doubled = limits::BACK_OFF_FIRST.saturating_mul(1 << (self.failures - 1).min(16));
-        let share: f64 = rand::Rng::random_range(&mut rand::rng(), 0.5..=1.0);
-        doubled.min(limits::BACK_OFF_LONGEST).mul_f64(share)
+        let half = doubled.min(limits::BACK_OFF_LONGEST) / 2;
+        half + SystemRandom.up_to(half)
     }
 
     fn failed(&mut self) {

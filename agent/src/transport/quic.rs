@@ -11,12 +11,13 @@ use kawanan_api::NodeId;
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Incoming};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use super::credentials::{Credentials, CredentialsError};
 use super::endpoint::{self, ALPN_JOIN, ALPN_MEMBER, BindError};
 use super::peer_link::{Dialer, PeerLink};
+use super::seldom::Seldom;
 use super::serve::{self, Intake};
 use super::{AddressBook, CallError, Channel, Gate, Inbound, PeerLinks, SendError, codes, limits};
 use crate::clock::SharedClock;
@@ -36,6 +37,9 @@ pub struct Quic {
     links: Mutex<BTreeMap<NodeId, Arc<PeerLink>>>,
     handshakes: Arc<Semaphore>,
     joins: Arc<Semaphore>,
+    refusals: Seldom,
+    /// Turns true when nothing is accepted any more.
+    ended: watch::Sender<bool>,
 }
 
 impl Quic {
@@ -54,7 +58,9 @@ impl Quic {
         let (endpoint, config) = endpoint::open(listen, identity, &credentials, clock)?;
         let (intake, inbound) = serve::intake(Arc::clone(&gate));
         let reader = Arc::clone(&intake);
+        let runtime = tokio::runtime::Handle::current();
         let dialer = Dialer {
+            runtime,
             endpoint: endpoint.clone(),
             config,
             credentials: Arc::clone(&credentials),
@@ -74,6 +80,8 @@ impl Quic {
             links: Mutex::default(),
             handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES_MAX)),
             joins: Arc::new(Semaphore::new(limits::JOINS_MAX)),
+            refusals: Seldom::default(),
+            ended: watch::Sender::new(false),
         });
         tokio::spawn(Arc::clone(&quic).accept());
         Ok((quic, inbound))
@@ -85,6 +93,16 @@ impl Quic {
     /// When the socket is gone.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.endpoint.local_addr()
+    }
+
+    /// Waits until the socket is closed: by [`Quic::close`], or because the operating system took it away. In the
+    /// second case nothing goes in or out any more, and the agent must start over.
+    pub async fn ended(&self) {
+        let mut ended = self.ended.subscribe();
+        // An error would mean that the sender is gone, but it is part of this value.
+        if ended.wait_for(|ended| *ended).await.is_err() {
+            tracing::error!("the endpoint was dropped while somebody waited for its end");
+        }
     }
 
     /// Uses another certificate, and trusts other authorities, from the next handshake on. Connections stay.
@@ -107,7 +125,7 @@ impl Quic {
             tracing::debug!("not every peer confirmed the last messages");
         }
         for link in &links {
-            link.end(codes::SHUTDOWN);
+            link.end(codes::SHUTDOWN, "this agent is stopping");
         }
         self.lock_links().clear();
         self.endpoint
@@ -170,6 +188,7 @@ impl Quic {
                 }
             });
         }
+        self.ended.send_replace(true);
     }
 
     async fn welcome(&self, connection: Connection, arrived: Instant) {
@@ -186,12 +205,16 @@ impl Quic {
 
     async fn welcome_member(&self, connection: Connection, arrived: Instant) {
         let Some(peer) = shown_identity(&connection) else {
-            tracing::info!(from = %connection.remote_address(), "refused a connection without a certificate");
+            let from = connection.remote_address();
+            self.refusals
+                .mention(|| tracing::info!(%from, "refused a connection without a certificate"));
             connection.close(codes::NO_CERTIFICATE, b"a certificate is needed");
             return;
         };
         if peer.node == self.own || !self.gate.admits(peer.node) {
-            tracing::info!(peer = %peer.node, "refused a connection of a node that is no member");
+            self.refusals.mention(
+                || tracing::info!(peer = %peer.node, "refused a connection of a node that is no member"),
+            );
             connection.close(codes::NOT_ADMITTED, b"not a member");
             return;
         }
@@ -272,7 +295,7 @@ impl PeerLinks for Quic {
     fn forget(&self, peer: NodeId) {
         let link = self.lock_links().remove(&peer);
         if let Some(link) = link {
-            link.end(codes::FORGOTTEN);
+            link.end(codes::FORGOTTEN, "it is no member any more");
         }
     }
 }
@@ -286,6 +309,8 @@ fn no_address(node: NodeId) -> CallError {
 
 #[cfg(test)]
 mod link_tests;
+#[cfg(test)]
+mod message_tests;
 #[cfg(test)]
 mod security_tests;
 #[cfg(test)]

@@ -58,8 +58,8 @@ struct Member {
     connection: Connection,
     link: Arc<PeerLink>,
     budget: Semaphore,
-    /// One snapshot at a time: it may be large.
-    snapshots: Semaphore,
+    /// Of snapshots alone, so that a large one does not hold up calls.
+    snapshot_budget: Semaphore,
 }
 
 /// Reads a member's streams until its connection ends.
@@ -69,7 +69,7 @@ pub(super) async fn member(intake: Arc<Intake>, connection: Connection, link: Ar
         connection: connection.clone(),
         link,
         budget: assembly_budget(),
-        snapshots: Semaphore::new(1),
+        snapshot_budget: assembly_budget(),
     });
     loop {
         // Ends when the connection does.
@@ -148,13 +148,8 @@ impl Member {
     }
 
     async fn snapshot(&self, stream: &mut RecvStream) -> Result<(), FrameError> {
-        let _alone = self
-            .snapshots
-            .acquire()
-            .await
-            .map_err(|_| FrameError::Closed)?;
         let limit = StreamKind::Snapshot.message_bytes_max();
-        let reading = read_message(stream, limit, &self.budget);
+        let reading = read_message(stream, limit, &self.snapshot_budget);
         let message = in_time(limits::SNAPSHOT_DEADLINE, reading)
             .await?
             .ok_or(FrameError::CutOff)?;
@@ -331,7 +326,9 @@ async fn answer_joiner(intake: &Intake, connection: &Connection) -> Result<(), V
         .await
         .map_err(|_| codes::JOIN_OVER)?;
     let (answer, answered) = oneshot::channel();
-    let from: SocketAddr = connection.remote_address();
+    let from = connection.remote_address();
+    // An IPv4 address that came in through an IPv6 socket is shown as what it is.
+    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
     let call = JoinCall {
         from,
         request,

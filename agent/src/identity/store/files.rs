@@ -12,7 +12,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Why the identity on disk could not be read or written. Each names the path and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("cannot {doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {}: {source}{}", path.display(), advice(source))]
     Io {
         doing: &'static str,
         path: PathBuf,
@@ -33,6 +33,20 @@ pub enum StoreError {
         path.display()
     )]
     Exposed { path: PathBuf, mode: u32 },
+}
+
+/// What to do about an error of the disk.
+fn advice(err: &io::Error) -> &'static str {
+    match err.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space and try again"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; run the agent as root, or as the owner of the data directory"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; mount the file system writable, or use --data-dir",
+        _ => "",
+    }
 }
 
 impl StoreError {
@@ -95,7 +109,10 @@ pub(super) fn read(path: &Path, access: Access) -> Result<Option<String>, StoreE
     let mut text = String::new();
     file.take(FILE_BYTES_MAX)
         .read_to_string(&mut text)
-        .map_err(|err| StoreError::io("read", path, err))?;
+        .map_err(|err| match err.kind() {
+            io::ErrorKind::InvalidData => StoreError::damaged(path, "it is not text"),
+            _ => StoreError::io("read", path, err),
+        })?;
     Ok(Some(text))
 }
 

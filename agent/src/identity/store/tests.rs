@@ -138,6 +138,30 @@ fn each_missing_or_damaged_file_is_named() {
 }
 
 #[test]
+fn bytes_that_are_no_text_are_damage() {
+    let fixture = fixture();
+    fixture.join();
+    fs::write(fixture.file(CERTIFICATE_FILE), [0xff, 0xfe, 0xfd]).unwrap();
+    assert!(matches!(
+        fixture.store.load(),
+        Err(StoreError::Damaged { .. })
+    ));
+}
+
+#[test]
+fn errors_of_the_disk_name_the_path_and_what_to_do() {
+    let path = Path::new("/data/identity/node.key");
+    let said = |kind: std::io::ErrorKind| StoreError::io("write", path, kind.into()).to_string();
+    let full = said(std::io::ErrorKind::StorageFull);
+    assert!(
+        full.contains("node.key") && full.contains("free some space"),
+        "{full}"
+    );
+    let forbidden = said(std::io::ErrorKind::PermissionDenied);
+    assert!(forbidden.contains("as root"), "{forbidden}");
+}
+
+#[test]
 fn a_certificate_of_another_key_is_damage() {
     let fixture = fixture();
     let mut identity = fixture.join();

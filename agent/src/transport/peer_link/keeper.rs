@@ -1,5 +1,6 @@
 //! The owner of one peer's connection: dials when somebody wants to talk, takes what the peer dials, keeps one.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,7 +8,7 @@ use std::sync::atomic::Ordering;
 use kawanan_api::NodeId;
 use quinn::{Connection, ConnectionError};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::super::credentials::{Credentials, dialed_name};
 use super::super::{AddressBook, codes, limits};
@@ -16,6 +17,7 @@ use super::{BackOff, Event, NoConnection, PeerLink};
 /// What is needed to dial, and what to do with a connection that was dialed.
 #[derive(Clone)]
 pub(in super::super) struct Dialer {
+    pub(in super::super) runtime: tokio::runtime::Handle,
     pub(in super::super) endpoint: quinn::Endpoint,
     pub(in super::super) config: quinn::ClientConfig,
     pub(in super::super) credentials: Arc<Credentials>,
@@ -46,11 +48,15 @@ pub(super) struct Keeper {
     addresses: AddressBook,
     held: Option<Held>,
     dialing: Option<Dialing>,
+    /// When the dial in progress begins in earnest: until then it waits.
+    dial_begins: Instant,
     /// The address that was dialed last, or that the book showed when the peer dialed.
     address: Option<std::net::SocketAddr>,
     /// The dial in progress is to replace the connection in use: the peer has moved, or the connection seems dead.
     replacing: bool,
     back_off: BackOff,
+    /// Connections that were replaced and not yet closed, the oldest first.
+    retired: VecDeque<Connection>,
 }
 
 impl Keeper {
@@ -61,9 +67,11 @@ impl Keeper {
             addresses,
             held: None,
             dialing: None,
+            dial_begins: Instant::now(),
             address: None,
             replacing: false,
             back_off: BackOff::new(),
+            retired: VecDeque::new(),
         }
     }
 
@@ -86,7 +94,7 @@ impl Keeper {
                     Err(_) => book_lives = false,
                 },
                 () = link.wanted.notified() => self.on_wanted(),
-                () = tokio::time::sleep_until(look_again), if held.is_some() => {
+                () = sleep_until(look_again), if held.is_some() => {
                     look_again = Instant::now() + limits::LOOK_PERIOD;
                     self.look();
                 }
@@ -109,6 +117,7 @@ impl Keeper {
         if address == self.address || address.is_none() {
             return;
         }
+        self.back_off.succeeded();
         if self.held.is_some() && self.address.is_none() {
             // It dialed us before anybody told where it lives.
             self.address = address;
@@ -117,18 +126,18 @@ impl Keeper {
             self.replacing = true;
             self.dial();
         } else if self.dialing.is_some() {
-            self.back_off.succeeded();
             self.dial();
         }
     }
 
     fn dial(&mut self) {
-        let wait = self.back_off.wait();
+        self.dial_begins = Instant::now() + self.back_off.wait();
         self.address = self.book_address();
+        let begins = self.dial_begins;
         let dialer = self.dialer.clone();
         let (peer, address) = (self.link.peer, self.address);
         self.dialing = Some(Box::pin(async move {
-            sleep(wait).await;
+            sleep_until(begins).await;
             match address {
                 Some(address) => dialer.dial(peer, address).await,
                 None => Err(NoConnection::Hopeless("no address is known".to_owned())),
@@ -148,7 +157,7 @@ impl Keeper {
                 if ours_stays {
                     self.hold(connection, true);
                 } else {
-                    retire(connection);
+                    self.retire(connection);
                 }
             }
             Err(failure) => {
@@ -168,10 +177,11 @@ impl Keeper {
             held.dialed_by_us && arrived <= same_time && self.dialer.own < self.link.peer
         });
         if ours_stays {
-            retire(connection);
+            self.retire(connection);
             return;
         }
-        if self.dialer.own > self.link.peer {
+        // A dial that has begun may have reached the peer, and the lower id's is the one that stays.
+        if self.dialer.own > self.link.peer || Instant::now() < self.dial_begins {
             self.dialing = None;
         }
         if self.dialing.is_none() {
@@ -195,8 +205,28 @@ impl Keeper {
             state.failure = None;
         });
         if let Some(replaced) = replaced {
-            retire(replaced.connection);
+            self.retire(replaced.connection);
         }
+    }
+
+    /// Closes a connection that another one has replaced, after what is still said on it.
+    fn retire(&mut self, connection: Connection) {
+        self.retired
+            .retain(|retired| retired.close_reason().is_none());
+        self.retired.push_back(connection.clone());
+        if self.retired.len() > limits::RETIRED_MAX
+            && let Some(oldest) = self.retired.pop_front()
+        {
+            oldest.close(codes::SUPERSEDED, b"too many connections");
+        }
+        tokio::spawn(async move {
+            if timeout(limits::RETIRED_LIFE, connection.closed())
+                .await
+                .is_err()
+            {
+                connection.close(codes::SUPERSEDED, b"another connection is in use");
+            }
+        });
     }
 
     fn on_closed(&mut self, reason: &ConnectionError) {
@@ -272,18 +302,6 @@ async fn dialed(dialing: &mut Option<Dialing>) -> Result<Connection, NoConnectio
         Some(dialing) => dialing.await,
         None => std::future::pending().await,
     }
-}
-
-/// Closes a connection that another one has replaced, after what is still said on it.
-fn retire(connection: Connection) {
-    tokio::spawn(async move {
-        if timeout(limits::RETIRED_LIFE, connection.closed())
-            .await
-            .is_err()
-        {
-            connection.close(codes::SUPERSEDED, b"another connection is in use");
-        }
-    });
 }
 
 impl Dialer {

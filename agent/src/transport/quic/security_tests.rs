@@ -388,6 +388,47 @@ async fn a_renewed_certificate_is_shown_from_then_on_and_drops_no_connection() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_our_own_authorities_did_not_sign_is_not_used() {
+    let world = Loopback::new();
+    let other = Loopback::of_cluster(ClusterId::from_bits(5)).identity();
+    let mixed = Identity {
+        authorities: other.authorities,
+        ..world.identity()
+    };
+    let error = super::Credentials::new(&mixed).unwrap_err();
+    assert!(error.to_string().contains("authority"), "{error}");
+}
+
+#[tokio::test]
+async fn an_expired_certificate_of_our_own_still_lets_the_agent_start_and_renew() {
+    let mut world = Loopback::new();
+    let identity = world.identity();
+    world.start(&identity, &clock_at(NOW.saturating_add(NODE_LIFE * 2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_dials_again_and_again_keeps_only_a_few_connections() {
+    let mut world = Loopback::new();
+    let node = world.any_node();
+    let rogue = Rogue::new(ALPN_MEMBER, Some(&world.identity()));
+    let mut connections = Vec::new();
+    for _ in 0..20 {
+        connections.push(rogue.connect(address(&node)).await.unwrap());
+    }
+    let open = || {
+        let standing = |connection: &&quinn::Connection| connection.close_reason().is_none();
+        connections.iter().filter(standing).count()
+    };
+    soon("the end of most of them", async {
+        while open() > limits::RETIRED_MAX + 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert!(connections[19].close_reason().is_none());
+}
+
+#[tokio::test]
 async fn joiners_are_shown_the_authority_and_members_are_not() {
     let mut world = Loopback::new();
     let node = world.any_node();
