@@ -135,7 +135,8 @@ fn place_all(state: &ClusterState, services: u32) -> usize {
     let mut placed = 0;
     let spec = spec("web", TASKS);
     for _ in 0..services {
-        let mut service = placer.for_service(&spec.placement, []);
+        let mut tally = placer.tally([]);
+        let mut service = placer.for_service(&spec.placement, &mut tally);
         for _ in 0..TASKS / services {
             placed += usize::from(service.place(Revision(1), &spec, &Wish::default()).is_ok());
         }

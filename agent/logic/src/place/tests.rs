@@ -49,7 +49,8 @@ fn place_one(
     spec: &ServiceSpec,
 ) -> Result<NodeId, Arc<NoPlacement>> {
     let mut placer = Placer::new(state, seen);
-    let mut service = placer.for_service(&spec.placement, []);
+    let mut tally = placer.tally([]);
+    let mut service = placer.for_service(&spec.placement, &mut tally);
     service.place(SPEC, spec, &Wish::default())
 }
 
@@ -136,7 +137,8 @@ fn reservations_are_kept_within_capacity() {
     let state = state(nodes(1));
     let seen = Observation::at(START);
     let mut placer = Placer::new(&state, &seen);
-    let mut service = placer.for_service(&web.placement, []);
+    let mut tally = placer.tally([]);
+    let mut service = placer.for_service(&web.placement, &mut tally);
     for _ in 0..2 {
         assert!(service.place(SPEC, &web, &Wish::default()).is_ok());
     }
@@ -148,7 +150,8 @@ fn reservations_are_kept_within_capacity() {
     // Another service meets what the first one took.
     let mut db = spec("db", 1);
     db.resources.reservations.memory = Bytes(7 << 30);
-    let mut service = placer.for_service(&db.placement, []);
+    let mut tally = placer.tally([]);
+    let mut service = placer.for_service(&db.placement, &mut tally);
     let refused = service.place(SPEC, &db, &Wish::default()).unwrap_err();
     assert_eq!(
         refused.to_string(),
@@ -165,7 +168,8 @@ fn host_ports_and_the_limit_per_node_hold() {
     let state = state(nodes(2));
     let seen = Observation::at(START);
     let mut placer = Placer::new(&state, &seen);
-    let mut service = placer.for_service(&web.placement, []);
+    let mut tally = placer.tally([]);
+    let mut service = placer.for_service(&web.placement, &mut tally);
     assert!(service.place(SPEC, &web, &Wish::default()).is_ok());
     assert!(service.place(SPEC, &web, &Wish::default()).is_ok());
     let refused = service.place(SPEC, &web, &Wish::default()).unwrap_err();
@@ -177,7 +181,8 @@ fn host_ports_and_the_limit_per_node_hold() {
     let mut dns = web.clone();
     dns.ports[0].protocol = Protocol::Udp;
     dns.placement.max_per_node = Some(1);
-    let mut service = placer.for_service(&dns.placement, [(node_id(1), true)]);
+    let mut tally = placer.tally([(node_id(1), true)]);
+    let mut service = placer.for_service(&dns.placement, &mut tally);
     assert_eq!(service.place(SPEC, &dns, &Wish::default()), Ok(node_id(2)));
     let refused = service.place(SPEC, &dns, &Wish::default()).unwrap_err();
     assert_eq!(
@@ -213,7 +218,8 @@ fn wishes_are_granted_as_far_as_rules_allow() {
     let seen = Observation::at(START);
     let web = spec("web", 1);
     let mut placer = Placer::new(&state, &seen);
-    let mut service = placer.for_service(&web.placement, [(node_id(2), true)]);
+    let mut tally = placer.tally([(node_id(2), true)]);
+    let mut service = placer.for_service(&web.placement, &mut tally);
     let prefer = |id| Wish {
         prefer: Some(node_id(id)),
         avoid: BTreeSet::new(),
@@ -230,7 +236,7 @@ fn wishes_are_granted_as_far_as_rules_allow() {
     for _ in 0..4 {
         service.place(SPEC, &web, &Wish::default()).unwrap();
     }
-    assert_eq!(service.here, vec![4, 5, 0]);
+    assert_eq!(service.tally.here, vec![4, 5, 0]);
 }
 
 #[test]
@@ -296,7 +302,8 @@ proptest! {
         }
         let state = state(nodes.clone());
         let mut placer = Placer::new(&state, &seen);
-        let mut service = placer.for_service(&web.placement, []);
+        let mut tally = placer.tally([]);
+    let mut service = placer.for_service(&web.placement, &mut tally);
         // The same rules, worked out the slow way.
         let room_for = |place: usize, count: u64| {
             let (gigabytes, cores, ssd, active, alive) = members[place];

@@ -111,3 +111,24 @@ fn with_nowhere_to_go_lost_tasks_wait_and_come_back() {
     cluster.settle();
     assert_eq!(cluster.running(pinned).len(), 2);
 }
+
+#[test]
+fn what_a_returning_node_still_runs_holds_its_ports_until_it_is_gone() {
+    let mut cluster = Cluster::new(2);
+    let mut web = spec("web", 2);
+    web.ports = vec!["published=80,target=80,mode=host".parse().unwrap()];
+    let web = cluster.create(web);
+    cluster.settle();
+    cluster.silent.insert(node_id(2));
+    cluster.set_status(node_id(2), NodeStatus::Down);
+    cluster.lead();
+    cluster.set_status(node_id(2), NodeStatus::Ready);
+    let plan = cluster.lead();
+    assert_eq!(
+        plan.pending[0].why.to_string(),
+        "no node fits: 2 nodes have port 80/tcp in use"
+    );
+    cluster.silent.clear();
+    cluster.settle();
+    assert_eq!(cluster.running(web).len(), 2);
+}

@@ -193,14 +193,14 @@ fn two_services_share_a_host_port_by_running_on_different_nodes() {
 #[test]
 fn a_large_plan_comes_in_parts() {
     let mut cluster = Cluster::new(2);
-    let web = cluster.create(spec("web", 700));
+    let web = cluster.create(spec("web", 1200));
     let plan = cluster.lead();
     assert_eq!(plan.changes.len(), CHANGES_MAX);
     assert_eq!(plan.wake_at, Some(cluster.now()));
     cluster.settle();
-    assert_eq!(cluster.running(web).len(), 700);
+    assert_eq!(cluster.running(web).len(), 1200);
     let history = cluster.state.tasks.len();
-    assert_eq!(history, 700);
+    assert_eq!(history, 1200);
 }
 
 #[test]
