@@ -5,6 +5,7 @@ mod bus;
 mod cluster;
 mod crashes;
 mod membership;
+mod random;
 mod replication;
 mod toy;
 

@@ -127,8 +127,11 @@ async fn a_leader_that_loses_its_vote_hands_leadership_over_before_the_change_en
             })
         })
         .await;
-    let leader = cluster.settled().await;
-    assert!([4, 5].contains(&leader), "{leader} leads");
+    cluster
+        .wait("a voter leads", |it| {
+            it.leader().is_some_and(|leader| [4, 5].contains(&leader)) && !it.status(2).is_leader()
+        })
+        .await;
     cluster.write(2, "through a former voter").await;
 }
 

@@ -1,6 +1,7 @@
 //! The simplest state that keeps a log's promises visible: it remembers which notes were applied, in order.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use kawanan_api::{NodeId, RaftId, RequestId, Revision, Timestamp, TokenId};
 use kawanan_logic::codec;
@@ -16,6 +17,8 @@ pub(super) struct Toy {
     pub(super) revision: Revision,
     pub(super) notes: Vec<String>,
     outcomes: BTreeMap<RequestId, Outcome>,
+    /// Of everything applied so far, in order.
+    pub(super) digest: u64,
 }
 
 impl StateMachine for Toy {
@@ -29,6 +32,9 @@ impl StateMachine for Toy {
             panic!("the toy only knows notes");
         };
         assert_ne!(note, "poison", "the toy chokes on this");
+        let mut hasher = DefaultHasher::new();
+        (self.digest, index.0, note).hash(&mut hasher);
+        self.digest = hasher.finish();
         self.notes.push(note.clone());
         self.outcomes.insert(entry.request, Ok(index));
         Ok(index)
