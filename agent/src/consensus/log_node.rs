@@ -185,8 +185,12 @@ impl<S: StateMachine> LogNode<S> {
         let applied = persisted.snapshot.as_ref().map_or(0, |snap| snap.at.index);
         let hard_state = persisted.hard_state;
         let log = MemoryLog::new(persisted, state);
-        let raw = RawNode::new(&config.raft(applied), log, &raft_trace::logger())
-            .map_err(|err| StartError::Raft(err.to_string()))?;
+        let raw = RawNode::new(
+            &config.raft(applied),
+            log,
+            &raft_trace::logger(config.raft_id),
+        )
+        .map_err(|err| StartError::Raft(err.to_string()))?;
         let mut node = Self {
             raw,
             config,
