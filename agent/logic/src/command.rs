@@ -12,7 +12,7 @@ use kawanan_api::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Availability, Desired, NodeFacts, NodeStatus, Rollout, TaskState};
+use crate::state::{Availability, Desired, NodeFacts, NodeStatus, Rollout, Seat, TaskState};
 
 /// The newest command that this version understands. A command that needs more than the lowest level of all nodes is
 /// refused when it is proposed.
@@ -149,6 +149,13 @@ pub struct NewTask {
     pub node: NodeId,
     pub attempt: u32,
     pub not_before: Timestamp,
+}
+
+impl NewTask {
+    /// Which seat of its service it is for.
+    pub fn seat(&self) -> Seat {
+        self.slot.map_or(Seat::Node(self.node), Seat::Slot)
+    }
 }
 
 /// What a node saw happen to one of its tasks.

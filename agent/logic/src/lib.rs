@@ -18,6 +18,8 @@ pub mod snapshot;
 pub mod state;
 
 mod apply;
+#[cfg(test)]
+mod testing;
 
 pub use apply::check_level;
 pub use command::{Command, Entry};

@@ -22,7 +22,7 @@ pub use filters::constraints::meets_all as meets_constraints;
 pub use reason::{NoPlacement, Reason};
 use score::Score;
 
-use crate::observation::{NodeSeen, Observation};
+use crate::observation::Observation;
 use crate::state::{ClusterState, Node, Task, TaskState};
 
 /// All nodes, and what is taken on them.
@@ -37,9 +37,12 @@ pub struct Placer<'a> {
 #[derive(Debug, Clone)]
 struct Room<'a> {
     node: &'a Node,
-    seen: NodeSeen,
+    /// Why it takes no new tasks of anybody.
+    closed: Option<Reason>,
     /// Reservations of all tasks that are not over.
     reserved: ResourceAmounts,
+    /// The scarcer resource's reserved share, in thousandths.
+    reserved_share: u64,
     /// Tasks that are not over, of any service.
     tasks: u32,
     host_ports: BTreeSet<(u16, Protocol)>,
@@ -59,6 +62,12 @@ pub struct Wish {
 pub struct ServicePlacer<'p, 'a> {
     placer: &'p mut Placer<'a>,
     placement: &'p Placement,
+    tally: &'p mut Tally,
+}
+
+/// What placing the tasks of one service needs to know from one task to the next.
+#[derive(Debug)]
+pub struct Tally {
     /// Tasks of the service that are meant to run, by place in `rooms`: what `max_per_node` counts.
     here: Vec<u32>,
     /// Those among them that will stay: what is spread evenly.
@@ -89,8 +98,9 @@ impl<'a> Placer<'a> {
             .values()
             .map(|node| Room {
                 node,
-                seen: seen.node(node.id),
+                closed: filters::availability::closed(node, seen.node(node.id)),
                 reserved: ResourceAmounts::default(),
+                reserved_share: 0,
                 tasks: 0,
                 host_ports: BTreeSet::new(),
             })
@@ -115,11 +125,7 @@ impl<'a> Placer<'a> {
 
     /// Starts on a service. `live` are the nodes of its tasks that are meant to run, each with whether the task is to
     /// stay (it is up to date).
-    pub fn for_service<'p>(
-        &'p mut self,
-        placement: &'p Placement,
-        live: impl IntoIterator<Item = (NodeId, bool)>,
-    ) -> ServicePlacer<'p, 'a> {
+    pub fn tally(&self, live: impl IntoIterator<Item = (NodeId, bool)>) -> Tally {
         let mut here = vec![0; self.rooms.len()];
         let mut staying = vec![0; self.rooms.len()];
         for (node, stays) in live {
@@ -128,12 +134,23 @@ impl<'a> Placer<'a> {
                 staying[place] += u32::from(stays);
             }
         }
-        ServicePlacer {
-            placer: self,
-            placement,
+        Tally {
             here,
             staying,
             queues: BTreeMap::new(),
+        }
+    }
+
+    /// Goes on with a service. Tallies of several services may take turns.
+    pub fn for_service<'p>(
+        &'p mut self,
+        placement: &'p Placement,
+        tally: &'p mut Tally,
+    ) -> ServicePlacer<'p, 'a> {
+        ServicePlacer {
+            placer: self,
+            placement,
+            tally,
         }
     }
 }
@@ -143,6 +160,7 @@ impl Room<'_> {
         let asked = spec.resources.reservations;
         self.reserved.cpus.0 = self.reserved.cpus.0.saturating_add(asked.cpus.0);
         self.reserved.memory.0 = self.reserved.memory.0.saturating_add(asked.memory.0);
+        self.reserved_share = score::share(self.reserved, self.node.facts.capacity);
         self.tasks = self.tasks.saturating_add(1);
         self.host_ports.extend(host_ports(spec));
     }
@@ -250,7 +268,7 @@ impl<'p> ServicePlacer<'p, '_> {
             room: &self.placer.rooms[place].without(old_spec),
             spec,
             placement: self.placement,
-            here: self.here[place].saturating_sub(1),
+            here: self.tally.here[place].saturating_sub(1),
         };
         filters::judge(&candidate).is_none()
     }
@@ -260,30 +278,30 @@ impl<'p> ServicePlacer<'p, '_> {
             room: &self.placer.rooms[place],
             spec,
             placement: self.placement,
-            here: self.here[place],
+            here: self.tally.here[place],
         })
     }
 
     fn score(&self, place: usize) -> Score {
-        Score::of(&self.placer.rooms[place], self.staying[place])
+        Score::of(&self.placer.rooms[place], self.tally.staying[place])
     }
 
     fn settle(&mut self, place: usize, spec: &ServiceSpec) {
         self.placer.rooms[place].take(spec);
-        self.here[place] += 1;
-        self.staying[place] += 1;
+        self.tally.here[place] += 1;
+        self.tally.staying[place] += 1;
     }
 
     fn queue(&mut self, revision: Revision, spec: &ServiceSpec) -> &mut Queue {
-        if !self.queues.contains_key(&revision) {
+        if !self.tally.queues.contains_key(&revision) {
             let fitting = (0..self.placer.rooms.len())
                 .filter(|place| self.judge(*place, spec).is_none())
                 .map(|place| Reverse((self.score(place), place)));
             let heap = fitting.collect();
             let queue = Queue { heap, none: None };
-            self.queues.insert(revision, queue);
+            self.tally.queues.insert(revision, queue);
         }
-        self.queues.entry(revision).or_default()
+        self.tally.queues.entry(revision).or_default()
     }
 
     /// Takes the best node out of the queue; `offer` puts it back, at its new score.
@@ -322,6 +340,7 @@ impl<'p> ServicePlacer<'p, '_> {
 
     fn why_none(&mut self, revision: Revision, spec: &ServiceSpec) -> Arc<NoPlacement> {
         if let Some(known) = self
+            .tally
             .queues
             .get(&revision)
             .and_then(|queue| queue.none.clone())

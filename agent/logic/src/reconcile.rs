@@ -35,8 +35,8 @@ use crate::observation::Observation;
 use crate::place::Placer;
 use crate::state::{ClusterState, Task};
 
-/// Changes in one plan at most: some 40 KiB of log. The rest comes with the next plan.
-pub const CHANGES_MAX: usize = 500;
+/// Changes in one plan at most: some 80 KiB of log. The rest comes with the next plan.
+pub const CHANGES_MAX: usize = 1000;
 
 /// What is to be done now, what has to wait, and until when.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -58,7 +58,11 @@ pub fn reconcile(
     for task in state.tasks.values() {
         tasks.entry(task.service).or_default().push(task);
     }
-    let mut placer = Placer::new(state, seen);
+    let mut placer = LazyPlacer {
+        state,
+        seen,
+        made: None,
+    };
     let mut draft = Draft::new(seen.now);
     for service in state.services.values() {
         if draft.is_full() {
@@ -72,6 +76,20 @@ pub fn reconcile(
         }
     }
     draft.finish()
+}
+
+/// Looks at what is taken on each node only once there is something to place.
+struct LazyPlacer<'a> {
+    state: &'a ClusterState,
+    seen: &'a Observation,
+    made: Option<Placer<'a>>,
+}
+
+impl<'a> LazyPlacer<'a> {
+    fn get(&mut self) -> &mut Placer<'a> {
+        self.made
+            .get_or_insert_with(|| Placer::new(self.state, self.seen))
+    }
 }
 
 /// A plan in the making.

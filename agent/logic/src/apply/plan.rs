@@ -1,7 +1,7 @@
 //! What the leader decided. Every step is checked against the state that it meets: between a leader's look and its
 //! plan's commit a node may have gone and a user may have changed their mind.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kawanan_api::spec::{Mode, REPLICAS_MAX};
@@ -11,7 +11,7 @@ use super::Applied;
 use crate::command::{NewTask, TaskChange};
 use crate::state::{Availability, ClusterState, Desired, Rollout, Seat, Service, Task, TaskState};
 
-/// Tasks of those services that a plan makes tasks for, by seat: one look through all tasks for the whole plan.
+/// Tasks in those seats that a plan makes tasks for: one look through all tasks for the whole plan.
 type Seats = BTreeMap<(ServiceId, Seat), Vec<TaskId>>;
 
 impl ClusterState {
@@ -56,21 +56,18 @@ impl ClusterState {
     }
 
     fn seats_for(&self, changes: &[TaskChange]) -> Seats {
-        let services: BTreeSet<ServiceId> = changes
+        let mut seats: Seats = changes
             .iter()
             .filter_map(|change| match change {
-                TaskChange::Create(new) => Some(new.service),
+                TaskChange::Create(new) => Some(((new.service, new.seat()), Vec::new())),
                 _ => None,
             })
             .collect();
-        let mut seats = Seats::new();
-        if services.is_empty() {
-            return seats;
-        }
-        for task in self.tasks.values() {
-            if services.contains(&task.service) {
-                let seat = (task.service, task.seat());
-                seats.entry(seat).or_default().push(task.id);
+        if !seats.is_empty() {
+            for task in self.tasks.values() {
+                if let Some(tasks) = seats.get_mut(&(task.service, task.seat())) {
+                    tasks.push(task.id);
+                }
             }
         }
         seats

@@ -1,7 +1,7 @@
 //! The rules that a node must meet to get a task, one a file. A node is turned down by the first one that it breaks,
 //! so the order is that in which a person would want to hear: what is wrong with the node before what it lacks.
 
-mod availability;
+pub(super) mod availability;
 pub(super) mod constraints;
 mod host_ports;
 mod max_per_node;

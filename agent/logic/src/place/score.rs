@@ -20,13 +20,14 @@ impl Score {
     pub(super) fn of(room: &Room<'_>, of_service: u32) -> Self {
         Self {
             of_service,
-            reserved: share(room.reserved, room.node.facts.capacity),
+            reserved: room.reserved_share,
             tasks: room.tasks,
         }
     }
 }
 
-fn share(reserved: ResourceAmounts, capacity: ResourceAmounts) -> u64 {
+/// How much of a node is reserved, by the scarcer resource, in thousandths.
+pub(super) fn share(reserved: ResourceAmounts, capacity: ResourceAmounts) -> u64 {
     let thousandths = |part: u64, whole: u64| part.saturating_mul(1000) / whole.max(1);
     thousandths(reserved.cpus.0, capacity.cpus.0)
         .max(thousandths(reserved.memory.0, capacity.memory.0))

@@ -1,8 +1,6 @@
 //! Forgetting: the older history of each seat, and what is left of removed things on nodes that cannot report it gone.
 //! A node that comes back and finds containers of tasks that nobody knows removes them.
 
-use std::collections::BTreeSet;
-
 use super::Draft;
 use super::seat::Work;
 use crate::command::TaskChange;
@@ -13,21 +11,22 @@ pub const HISTORY_KEPT: usize = 5;
 /// More than that are kept while failures are being counted, but never more than these.
 const HISTORY_KEPT_MAX: usize = 50;
 
+/// `wanted` are the service's seats, in their order.
 pub(super) fn history(work: &Work<'_>, wanted: &[Seat], draft: &mut Draft) {
-    let wanted: BTreeSet<Seat> = wanted.iter().copied().collect();
     let replicated = work.spec.replicas().is_some();
     let kept = kept(work);
-    for (seat, tasks) in &work.seats {
+    for (seat, tasks) in work.seats() {
         if draft.is_full() {
             return;
         }
-        let old = tasks.past.iter().skip(kept);
-        draft.plan.changes.extend(old.map(|task| forget(task)));
-        if replicated && !wanted.contains(seat) {
-            let unreachable = tasks
-                .past
+        let (recent, old) = tasks.past.split_at(kept.min(tasks.past.len()));
+        draft
+            .plan
+            .changes
+            .extend(old.iter().map(|task| forget(task)));
+        if replicated && wanted.binary_search(&seat).is_err() {
+            let unreachable = recent
                 .iter()
-                .take(kept)
                 .filter(|task| !work.state.node_is_ready(task.node));
             draft
                 .plan

@@ -20,9 +20,9 @@ pub(super) fn under_way(work: &Work<'_>, wanted: &[Seat]) -> u32 {
     let misplaced = |tasks: &[&Task]| tasks.iter().any(|task| !work.is_well_placed(task));
     let moving = wanted
         .iter()
-        .filter_map(|seat| work.seats.get(seat))
-        .filter(|seat| match seat.live.as_slice() {
-            [] => misplaced(&seat.stopping),
+        .map(|seat| work.seat(*seat))
+        .filter(|seat| match seat.live {
+            [] => misplaced(seat.stopping),
             [only] => {
                 let left = seat.stopping.first().or(seat.past.first());
                 !only.is_running()
@@ -34,8 +34,8 @@ pub(super) fn under_way(work: &Work<'_>, wanted: &[Seat]) -> u32 {
     u32::try_from(moving.count()).unwrap_or(u32::MAX)
 }
 
-impl Keeper<'_, '_, '_> {
-    pub(super) fn move_away(&mut self, seat: Seat, tasks: &SeatTasks<'_>, task: &Task) {
+impl Keeper<'_, '_> {
+    pub(super) fn move_away(&mut self, seat: Seat, tasks: &SeatTasks<'_, '_>, task: &Task) {
         if self.moving >= MOVES_AT_ONCE {
             return;
         }
@@ -57,7 +57,7 @@ impl Keeper<'_, '_, '_> {
                 }
             },
             UpdateOrder::StopFirst => {
-                let fits = self.placer.fits(revision, work.spec_of(revision));
+                let fits = self.placer().fits(revision, work.spec_of(revision));
                 if fits.is_ok() {
                     self.stop(task);
                 }

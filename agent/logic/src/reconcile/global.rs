@@ -12,8 +12,7 @@ pub(super) fn seats(work: &Work<'_>, draft: &mut Draft) -> Vec<Seat> {
     let mut wanted = Vec::new();
     for node in work.state.nodes.values().filter(|node| node.is_ready()) {
         let seat = Seat::Node(node.id);
-        let live = work.seats.get(&seat).map(|tasks| tasks.live.as_slice());
-        let live = live.unwrap_or_default();
+        let live = work.seat(seat).live;
         let takes_part = match node.availability {
             Availability::Active => true,
             Availability::Pause => !live.is_empty(),

@@ -7,9 +7,8 @@ use crate::command::TaskChange;
 
 pub(super) fn give_up(work: &Work<'_>, draft: &mut Draft) {
     let lost = work
-        .seats
-        .values()
-        .flat_map(|seat| &seat.past)
+        .seats()
+        .flat_map(|(_, tasks)| tasks.past)
         .filter(|task| !task.state.is_final());
     for task in lost {
         draft.push(TaskChange::Orphan { task: task.id });

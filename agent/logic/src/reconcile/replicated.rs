@@ -15,24 +15,30 @@ use crate::state::{Desired, Seat};
 /// The slots to fill, by number. Takes out what is in the others.
 pub(super) fn seats(work: &Work<'_>, replicas: u32, draft: &mut Draft) -> Vec<Seat> {
     let wanted_count = usize::try_from(replicas).unwrap_or(usize::MAX);
-    let held: BTreeMap<Seat, &SeatTasks<'_>> = work
-        .seats
-        .iter()
-        .filter(|(_, tasks)| tasks.is_held())
-        .map(|(seat, tasks)| (*seat, tasks))
-        .collect();
+    let held: Vec<(Seat, SeatTasks<'_, '_>)> =
+        work.seats().filter(|(_, tasks)| tasks.is_held()).collect();
     let surplus = surplus(work, &held, held.len().saturating_sub(wanted_count));
-    let mut wanted: BTreeSet<Seat> = held
-        .into_keys()
+    let mut wanted: Vec<Seat> = held
+        .into_iter()
+        .map(|(seat, _)| seat)
         .filter(|seat| !surplus.contains(seat))
         .collect();
-    let mut number = 0;
-    while wanted.len() < wanted_count && number < u32::MAX {
-        number += 1;
-        wanted.insert(Seat::Slot(Slot(number)));
+    let free = (1..=u32::MAX)
+        .map(|number| Seat::Slot(Slot(number)))
+        .filter(|seat| wanted.binary_search(seat).is_err());
+    let new: Vec<Seat> = free.take(wanted_count - wanted.len()).collect();
+    wanted.extend(new);
+    wanted.sort_unstable();
+    for (seat, tasks) in work.seats() {
+        if wanted.binary_search(&seat).is_err() {
+            take_out(work, tasks, draft);
+        }
     }
-    let emptied = work.seats.iter().filter(|(seat, _)| !wanted.contains(seat));
-    for task in emptied.flat_map(|(_, tasks)| tasks.all()) {
+    wanted
+}
+
+fn take_out(work: &Work<'_>, tasks: SeatTasks<'_, '_>, draft: &mut Draft) {
+    for task in tasks.all() {
         if task.desired != Desired::Remove && work.state.node_is_ready(task.node) {
             draft.push(TaskChange::SetDesired {
                 task: task.id,
@@ -40,23 +46,22 @@ pub(super) fn seats(work: &Work<'_>, replicas: u32, draft: &mut Draft) -> Vec<Se
             });
         }
     }
-    wanted.into_iter().collect()
 }
 
 /// The `count` seats that are missed least.
-fn surplus(work: &Work<'_>, held: &BTreeMap<Seat, &SeatTasks<'_>>, count: usize) -> BTreeSet<Seat> {
+fn surplus(work: &Work<'_>, held: &[(Seat, SeatTasks<'_, '_>)], count: usize) -> BTreeSet<Seat> {
     let mut surplus = BTreeSet::new();
     if count == 0 {
         return surplus;
     }
     let mut idle: Vec<(bool, Seat)> = Vec::new();
     let mut busy: BTreeMap<NodeId, Vec<Seat>> = BTreeMap::new();
-    for (&seat, tasks) in held {
+    for (seat, tasks) in held {
         match tasks.live.iter().find(|task| task.is_running()) {
             Some(task) if work.is_well_placed(task) => {
-                busy.entry(task.node).or_default().push(seat);
+                busy.entry(task.node).or_default().push(*seat);
             }
-            misplaced => idle.push((misplaced.is_none(), seat)),
+            misplaced => idle.push((misplaced.is_none(), *seat)),
         }
     }
     // Those that do not run before those that run where they must not stay.

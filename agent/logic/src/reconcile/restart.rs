@@ -39,9 +39,9 @@ pub(super) enum Attempt {
     },
 }
 
-impl Keeper<'_, '_, '_> {
+impl Keeper<'_, '_> {
     /// Fills a seat that has no living task.
-    pub(super) fn refill(&mut self, seat: Seat, tasks: &SeatTasks<'_>) {
+    pub(super) fn refill(&mut self, seat: Seat, tasks: &SeatTasks<'_, '_>) {
         let stop_first = self.work.spec.update.order == UpdateOrder::StopFirst;
         if stop_first && !tasks.stopping.is_empty() {
             return;
@@ -65,7 +65,7 @@ impl Keeper<'_, '_, '_> {
     }
 
     /// Whether and how a task of this revision may start in this seat, going by those of its kind that were there.
-    pub(super) fn attempt(&mut self, tasks: &SeatTasks<'_>, revision: Revision) -> Attempt {
+    pub(super) fn attempt(&mut self, tasks: &SeatTasks<'_, '_>, revision: Revision) -> Attempt {
         let work = self.work;
         // A user who starts a rollout, or resumes one, starts the counting anew.
         let updating = !self.paused && matches!(work.service.rollout, Rollout::Updating { .. });
@@ -126,7 +126,7 @@ impl Keeper<'_, '_, '_> {
     }
 
     /// A first attempt. Named volumes are on one node only, so a task that has some goes where the last one was.
-    fn fresh(&self, tasks: &SeatTasks<'_>, revision: Revision) -> Start {
+    fn fresh(&self, tasks: &SeatTasks<'_, '_>, revision: Revision) -> Start {
         let before = tasks.stopping.first().or(tasks.past.first());
         let before = before.or(tasks.live.first());
         let prefer = before

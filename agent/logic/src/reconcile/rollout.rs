@@ -40,16 +40,14 @@ impl Progress {
             return progress;
         }
         for &seat in wanted {
-            if let Some(tasks) = work.seats.get(&seat) {
-                progress.add(work, seat, tasks, draft);
-            }
+            progress.add(work, seat, &work.seat(seat), draft);
         }
         progress.failed = too_many_failures(work, wanted);
         progress
     }
 
-    fn add(&mut self, work: &Work<'_>, seat: Seat, tasks: &SeatTasks<'_>, draft: &mut Draft) {
-        match tasks.live.as_slice() {
+    fn add(&mut self, work: &Work<'_>, seat: Seat, tasks: &SeatTasks<'_, '_>, draft: &mut Draft) {
+        match tasks.live {
             [] => self.in_flight += u32::from(changes_while_empty(work, tasks)),
             [only] if work.is_of_rollout(only) => self.watch(work, only, draft),
             [only] if work.is_current(only) => {}
@@ -89,7 +87,7 @@ impl Progress {
 
 /// Whether an empty seat is in the middle of its change: the old task was stopped for the new one, or that one failed
 /// and will be tried again.
-fn changes_while_empty(work: &Work<'_>, tasks: &SeatTasks<'_>) -> bool {
+fn changes_while_empty(work: &Work<'_>, tasks: &SeatTasks<'_, '_>) -> bool {
     if let Some(stopping) = tasks.stopping.first() {
         return !work.is_current(stopping);
     }
@@ -115,8 +113,8 @@ fn is_failed_try(work: &Work<'_>, task: &Task) -> bool {
 fn too_many_failures(work: &Work<'_>, wanted: &[Seat]) -> Option<String> {
     let failed: Vec<&Task> = wanted
         .iter()
-        .filter_map(|seat| work.seats.get(seat))
-        .flat_map(|tasks| &tasks.past)
+        .map(|seat| work.seat(*seat))
+        .flat_map(|tasks| tasks.past)
         .copied()
         .filter(|task| is_failed_try(work, task))
         .collect();
@@ -137,7 +135,7 @@ fn told(work: &Work<'_>, failures: usize, last: &Task) -> String {
     }
 }
 
-impl Keeper<'_, '_, '_> {
+impl Keeper<'_, '_> {
     pub(super) fn roll_out(&mut self, progress: &Progress) {
         if !matches!(self.work.service.rollout, Rollout::Updating { .. }) {
             return;
@@ -171,9 +169,7 @@ impl Keeper<'_, '_, '_> {
     fn retry(&mut self, failing: &[Seat]) {
         let revision = self.work.service.spec_revision;
         for &seat in failing {
-            let Some(tasks) = self.work.seats.get(&seat) else {
-                continue;
-            };
+            let tasks = &self.work.seat(seat);
             let old = tasks.live.first().copied();
             match self.attempt(tasks, revision) {
                 Attempt::Now(start) => {
@@ -195,7 +191,7 @@ impl Keeper<'_, '_, '_> {
     }
 
     /// A seat in which no further attempt is made stops the rollout that it belongs to.
-    pub(super) fn give_up_rollout(&mut self, tasks: &SeatTasks<'_>, failures: u32) {
+    pub(super) fn give_up_rollout(&mut self, tasks: &SeatTasks<'_, '_>, failures: u32) {
         let failed = tasks
             .past
             .iter()
@@ -220,10 +216,9 @@ impl Keeper<'_, '_, '_> {
             if in_flight >= policy.parallelism.max(1) || self.draft.is_full() {
                 return;
             }
-            if let Some(tasks) = self.work.seats.get(&seat)
-                && let Some(old) = tasks.live.first()
-            {
-                self.replace(seat, tasks, old);
+            let tasks = self.work.seat(seat);
+            if let Some(old) = tasks.live.first() {
+                self.replace(seat, &tasks, old);
                 in_flight += 1;
             }
         }
@@ -231,7 +226,7 @@ impl Keeper<'_, '_, '_> {
 
     /// Takes the first step of a seat's change. A seat that cannot be changed counts as in flight all the same:
     /// what has no place once will have none in the next seat, and the user should see it before half is gone.
-    fn replace(&mut self, seat: Seat, tasks: &SeatTasks<'_>, old: &Task) {
+    fn replace(&mut self, seat: Seat, tasks: &SeatTasks<'_, '_>, old: &Task) {
         let revision = self.work.service.spec_revision;
         let placed = match self.work.spec.update.order {
             UpdateOrder::StartFirst => {
@@ -247,7 +242,7 @@ impl Keeper<'_, '_, '_> {
         // No place beside the old task: its port or its memory is what the new one needs.
         let spec = self.work.spec_of(revision);
         let old_spec = self.work.spec_of(old.spec_revision);
-        if self.placer.fits_after(old, old_spec, spec) {
+        if self.placer().fits_after(old, old_spec, spec) {
             self.stop(old);
         } else {
             self.wait(seat, Some(old), Why::NoPlace(why));
@@ -258,13 +253,13 @@ impl Keeper<'_, '_, '_> {
         let revision = self.work.service.spec_revision;
         let spec = self.work.spec_of(revision);
         match seat {
-            Seat::Slot(_) => self.placer.fits(revision, spec),
+            Seat::Slot(_) => self.placer().fits(revision, spec),
             Seat::Node(_) => {
                 let old_spec = self.work.spec_of(old.spec_revision);
-                if self.placer.fits_after(old, old_spec, spec) {
+                if self.placer().fits_after(old, old_spec, spec) {
                     return Ok(());
                 }
-                Err(self.placer.why_not_on(old.node, spec))
+                Err(self.placer().why_not_on(old.node, spec))
             }
         }
     }

@@ -1,21 +1,22 @@
 //! The tasks of one service, sorted into its seats.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::ops::Range;
 
-use kawanan_api::{Revision, ServiceSpec};
+use kawanan_api::{Revision, ServiceSpec, Timestamp};
 
 use crate::place::meets_constraints;
 use crate::state::{Availability, ClusterState, Desired, Rollout, Seat, Service, Task, TaskState};
 
 /// One seat's tasks, each list with the newest first.
-#[derive(Debug, Default)]
-pub(super) struct SeatTasks<'a> {
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SeatTasks<'w, 'a> {
     /// Meant to run and may.
-    pub live: Vec<&'a Task>,
+    pub live: &'w [&'a Task],
     /// Asked to stop, not stopped yet, on a node that is there.
-    pub stopping: Vec<&'a Task>,
+    pub stopping: &'w [&'a Task],
     /// Over, or lost with its node.
-    pub past: Vec<&'a Task>,
+    pub past: &'w [&'a Task],
 }
 
 /// A service with its tasks by seat, and what can be asked about them.
@@ -24,9 +25,26 @@ pub(super) struct Work<'a> {
     pub state: &'a ClusterState,
     pub service: &'a Service,
     pub spec: &'a ServiceSpec,
-    pub seats: BTreeMap<Seat, SeatTasks<'a>>,
-    /// Whether tasks of a revision are up to date, by revision.
-    current: BTreeMap<Revision, bool>,
+    /// By seat, within a seat by part, within a part the newest first.
+    tasks: Vec<&'a Task>,
+    seats: Vec<(Seat, SeatRange)>,
+    /// Whether tasks of a revision are up to date. There are two or three revisions.
+    current: Vec<(Revision, bool)>,
+}
+
+/// Where in the list of all tasks a seat's are.
+#[derive(Debug, Clone)]
+struct SeatRange {
+    live: Range<usize>,
+    stopping: Range<usize>,
+    past: Range<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Live,
+    Stopping,
+    Past,
 }
 
 /// How a task that is over came to its end.
@@ -43,42 +61,85 @@ pub(super) enum Ended {
 
 impl<'a> Work<'a> {
     pub fn new(state: &'a ClusterState, service: &'a Service, tasks: &[&'a Task]) -> Self {
-        let mut seats: BTreeMap<Seat, SeatTasks<'a>> = BTreeMap::new();
-        for &task in tasks {
-            let seat = seats.entry(task.seat()).or_default();
+        let part = |task: &Task| {
             if task.state.is_final() || !state.node_is_ready(task.node) {
-                seat.past.push(task);
+                Part::Past
             } else if task.is_live() {
-                seat.live.push(task);
+                Part::Live
             } else {
-                seat.stopping.push(task);
+                Part::Stopping
             }
-        }
-        for seat in seats.values_mut() {
-            for list in [&mut seat.live, &mut seat.stopping, &mut seat.past] {
-                list.sort_unstable_by_key(|task| std::cmp::Reverse((task.created_at, task.id)));
-            }
-        }
-        let current = service
-            .revisions
-            .keys()
-            .map(|revision| (*revision, service.is_current(*revision)))
+        };
+        let mut sorted: Vec<_> = tasks
+            .iter()
+            .map(|task| {
+                let age = Reverse((task.created_at, task.id));
+                ((task.seat(), part(task), age), *task)
+            })
             .collect();
+        sorted.sort_unstable_by_key(|(place, _)| *place);
+        let mut seats = Vec::new();
+        let mut start = 0;
+        for group in sorted.chunk_by(|((one, ..), _), ((other, ..), _)| one == other) {
+            let ((seat, ..), _) = group[0];
+            let count = |wanted| {
+                group
+                    .iter()
+                    .filter(|((_, part, _), _)| *part == wanted)
+                    .count()
+            };
+            let stopping = start + count(Part::Live);
+            let past = stopping + count(Part::Stopping);
+            let end = start + group.len();
+            let range = SeatRange {
+                live: start..stopping,
+                stopping: stopping..past,
+                past: past..end,
+            };
+            seats.push((seat, range));
+            start = end;
+        }
+        let revisions = service.revisions.keys();
         Self {
             state,
             service,
             spec: service.spec(),
+            tasks: sorted.into_iter().map(|(_, task)| task).collect(),
             seats,
-            current,
+            current: revisions
+                .map(|revision| (*revision, service.is_current(*revision)))
+                .collect(),
+        }
+    }
+
+    /// All seats that have tasks, in their order.
+    pub fn seats(&self) -> impl Iterator<Item = (Seat, SeatTasks<'_, 'a>)> {
+        self.seats
+            .iter()
+            .map(|(seat, range)| (*seat, self.tasks_in(range)))
+    }
+
+    /// The tasks of one seat, maybe none.
+    pub fn seat(&self, seat: Seat) -> SeatTasks<'_, 'a> {
+        self.seats
+            .binary_search_by_key(&seat, |(known, _)| *known)
+            .map_or_else(
+                |_| SeatTasks::default(),
+                |at| self.tasks_in(&self.seats[at].1),
+            )
+    }
+
+    fn tasks_in(&self, range: &SeatRange) -> SeatTasks<'_, 'a> {
+        SeatTasks {
+            live: &self.tasks[range.live.clone()],
+            stopping: &self.tasks[range.stopping.clone()],
+            past: &self.tasks[range.past.clone()],
         }
     }
 
     /// Whether a task runs what the newest spec asks for.
     pub fn is_current(&self, task: &Task) -> bool {
-        self.current
-            .get(&task.spec_revision)
-            .copied()
-            .unwrap_or(false)
+        self.current.contains(&(task.spec_revision, true))
     }
 
     /// Whether a task was made by the rollout that is under way.
@@ -115,7 +176,7 @@ impl<'a> Work<'a> {
     }
 
     /// Whether a task stayed up long enough to count as good, now or before it ended.
-    pub fn has_proven_itself(&self, task: &Task, until: kawanan_api::Timestamp) -> bool {
+    pub fn has_proven_itself(&self, task: &Task, until: Timestamp) -> bool {
         let end = if task.state.is_final() {
             task.state_at
         } else {
@@ -140,9 +201,9 @@ impl<'a> Work<'a> {
     }
 }
 
-impl<'a> SeatTasks<'a> {
+impl<'a> SeatTasks<'_, 'a> {
     pub fn all(&self) -> impl Iterator<Item = &'a Task> {
-        let lists = [&self.live, &self.stopping, &self.past];
+        let lists = [self.live, self.stopping, self.past];
         lists.into_iter().flatten().copied()
     }
 
@@ -155,7 +216,7 @@ impl<'a> SeatTasks<'a> {
         let newest = self
             .stopping
             .iter()
-            .chain(&self.past)
+            .chain(self.past)
             .max_by_key(|task| (task.created_at, task.id));
         newest.is_some_and(|task| {
             task.desired != Desired::Remove || task.state == TaskState::Orphaned

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use kawanan_api::{Revision, TaskId, Timestamp};
 
 use super::seat::{SeatTasks, Work};
-use super::{Draft, Pending, Why, cleanup, drain, global, node_loss, replicated, rollout};
+use super::{
+    Draft, LazyPlacer, Pending, Why, cleanup, drain, global, node_loss, replicated, rollout,
+};
 use crate::command::{NewTask, TaskChange};
-use crate::place::{NoPlacement, Placer, ServicePlacer, Wish};
+use crate::place::{NoPlacement, ServicePlacer, Tally, Wish};
 use crate::state::{ClusterState, Desired, Rollout, Seat, Service, Task};
 
 /// Brings one service closer to what its user asked for.
@@ -15,7 +17,7 @@ pub(super) fn look_after<'a>(
     state: &'a ClusterState,
     service: &'a Service,
     tasks: &[&'a Task],
-    placer: &mut Placer<'a>,
+    placer: &mut LazyPlacer<'a>,
     draft: &mut Draft,
     ids: &mut dyn FnMut() -> TaskId,
 ) {
@@ -26,18 +28,10 @@ pub(super) fn look_after<'a>(
         None => global::seats(&work, draft),
     };
     let progress = rollout::Progress::look(&work, &wanted, draft);
-    let staying = wanted
-        .iter()
-        .filter_map(|seat| work.seats.get(seat))
-        .flat_map(|seat| &seat.live)
-        .map(|task| {
-            (
-                task.node,
-                work.is_current(task) && work.is_well_placed(task),
-            )
-        });
     let mut keeper = Keeper {
-        placer: placer.for_service(&work.spec.placement, staying),
+        placer,
+        tally: None,
+        wanted: &wanted,
         paused: matches!(service.rollout, Rollout::Paused { .. }) || progress.failed.is_some(),
         failed: progress.failed.clone(),
         moving: drain::under_way(&work, &wanted),
@@ -45,21 +39,23 @@ pub(super) fn look_after<'a>(
         draft,
         ids,
     };
-    let nothing = SeatTasks::default();
     for &seat in &wanted {
         if keeper.draft.is_full() {
             return;
         }
-        keeper.tend(seat, work.seats.get(&seat).unwrap_or(&nothing));
+        keeper.tend(seat, &work.seat(seat));
     }
     keeper.roll_out(&progress);
     cleanup::history(&work, &wanted, draft);
 }
 
 /// What it takes to look after one service.
-pub(super) struct Keeper<'k, 'p, 'a> {
+pub(super) struct Keeper<'k, 'a> {
     pub work: &'k Work<'a>,
-    pub placer: ServicePlacer<'p, 'a>,
+    placer: &'k mut LazyPlacer<'a>,
+    tally: Option<Tally>,
+    /// The seats that are to be filled, in their order.
+    wanted: &'k [Seat],
     pub draft: &'k mut Draft,
     pub ids: &'k mut dyn FnMut() -> TaskId,
     /// Outdated tasks are left alone.
@@ -78,9 +74,23 @@ pub(super) struct Start {
     pub wish: Wish,
 }
 
-impl Keeper<'_, '_, '_> {
-    fn tend(&mut self, seat: Seat, tasks: &SeatTasks<'_>) {
-        match tasks.live.as_slice() {
+impl<'a> Keeper<'_, 'a> {
+    /// Places this service's tasks. Set up when the first one is placed.
+    pub fn placer(&mut self) -> ServicePlacer<'_, 'a> {
+        let (work, wanted) = (self.work, self.wanted);
+        let placer = self.placer.get();
+        let tally = self.tally.get_or_insert_with(|| {
+            let live = wanted.iter().flat_map(|seat| work.seat(*seat).live);
+            placer.tally(live.map(|task| {
+                let stays = work.is_current(task) && work.is_well_placed(task);
+                (task.node, stays)
+            }))
+        });
+        placer.for_service(&work.spec.placement, tally)
+    }
+
+    fn tend(&mut self, seat: Seat, tasks: &SeatTasks<'_, '_>) {
+        match tasks.live {
             [] => self.refill(seat, tasks),
             [only] if !self.work.is_well_placed(only) => self.move_away(seat, tasks, only),
             // If it is outdated, the rollout sees to it.
@@ -101,8 +111,11 @@ impl Keeper<'_, '_, '_> {
     ) -> Result<(), Arc<NoPlacement>> {
         let spec = self.work.spec_of(revision);
         let (slot, node) = match seat {
-            Seat::Slot(slot) => (Some(slot), self.placer.place(revision, spec, &start.wish)?),
-            Seat::Node(node) => (None, self.placer.place_on(node, spec)?),
+            Seat::Slot(slot) => (
+                Some(slot),
+                self.placer().place(revision, spec, &start.wish)?,
+            ),
+            Seat::Node(node) => (None, self.placer().place_on(node, spec)?),
         };
         let task = NewTask {
             id: (self.ids)(),
@@ -134,7 +147,7 @@ impl Keeper<'_, '_, '_> {
     }
 
     /// Which revision an empty seat gets. While a rollout is paused, the one that worked last in it, or elsewhere.
-    pub fn revision_for(&self, tasks: &SeatTasks<'_>) -> Revision {
+    pub fn revision_for(&self, tasks: &SeatTasks<'_, '_>) -> Revision {
         let newest = self.work.service.spec_revision;
         if !self.paused {
             return newest;
@@ -146,7 +159,7 @@ impl Keeper<'_, '_, '_> {
         if let Some(task) = worked {
             return task.spec_revision;
         }
-        let outdated = self.work.seats.values().flat_map(|seat| &seat.live);
+        let outdated = self.work.seats().flat_map(|(_, tasks)| tasks.live);
         outdated
             .filter(|task| !self.work.is_current(task))
             .map(|task| task.spec_revision)
