@@ -6,6 +6,7 @@ mod cluster;
 mod crashes;
 mod membership;
 mod random;
+mod real_state;
 mod replication;
 mod toy;
 
