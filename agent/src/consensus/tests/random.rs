@@ -27,7 +27,7 @@ use crate::log_store::{Fault, MemoryDisk};
 use super::toy::Toy;
 
 const MACHINES: u64 = 5;
-const LIFETIME: Duration = Duration::from_secs(20);
+const LIFETIME: Duration = Duration::from_secs(12);
 
 /// What clients know, and what the watcher saw.
 #[derive(Default)]

@@ -61,8 +61,12 @@ impl StateMachine for Toy {
         self.outcomes.get(&request).cloned()
     }
 
-    /// Knows nine machines; number 1 takes part as 1 and, after it was wiped, as 101, and so on.
+    /// Knows nine machines, unless it knows nothing at all; number 1 takes part as 1 and, after it was wiped, as 101, and
+    /// so on.
     fn members(&self) -> Vec<Member> {
+        if self.revision == Revision(0) {
+            return Vec::new();
+        }
         (1..=9)
             .flat_map(|machine| [machine, machine + 100])
             .map(|raft| Member {
