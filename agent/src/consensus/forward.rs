@@ -3,6 +3,7 @@
 //! Forwarding is ours and never Raft's, so that the answer finds who waits for it. A retry carries the same request id, so
 //! it is safe after any failure; who gives up says whether the write may have happened.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -106,9 +107,8 @@ impl<S: StateMachine> Proposer<S> {
         let mut in_doubt = false;
         let mut hint = None;
         let mut wait = RETRY_MIN;
-        loop {
-            let known = self.consensus.status().borrow().leader;
-            if let Some(leader) = hint.take().or(known) {
+        for round in 0usize.. {
+            if let Some(leader) = hint.take().or_else(|| self.whom_to_ask(round)) {
                 let attempt = until.min(Instant::now() + ATTEMPT);
                 match self.attempt(question, leader, attempt).await {
                     Ok(answer) => return Ok(answer),
@@ -135,6 +135,24 @@ impl<S: StateMachine> Proposer<S> {
             }
             wait = (wait * 2).min(RETRY_MAX);
         }
+        Err(self.no_leader())
+    }
+
+    /// The leader, or, where none is known, one voter after the other: they may know. A node whose own part has ended finds
+    /// the leader like this.
+    fn whom_to_ask(&self, round: usize) -> Option<NodeId> {
+        let status = self.consensus.status().borrow().clone();
+        if status.leader.is_some() {
+            return status.leader;
+        }
+        let state = Arc::clone(&self.consensus.state().borrow());
+        let voters: Vec<NodeId> = state
+            .members()
+            .into_iter()
+            .filter(|member| status.members.is_voter(member.raft) && member.node != self.me)
+            .map(|member| member.node)
+            .collect();
+        (!voters.is_empty()).then(|| voters[round % voters.len()])
     }
 
     /// Waits, but not longer than until another leader appears.

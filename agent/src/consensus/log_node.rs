@@ -1,6 +1,6 @@
 //! One node of the log as a value machine: inputs go in, an [`Output`] comes out. No tokio, no clock, no disk, no sockets.
 //!
-//! The owner calls one of the input methods (tick, message, propose, persisted, ...), then takes the output and carries it
+//! The owner calls input methods (tick, message, propose, persisted, ...), then takes the output of all of them and carries it
 //! out: sends messages, hands work to the disk, answers waiters. Promises: a message that speaks of something durable is put
 //! out only after [`LogNode::persisted`] has confirmed it; entries are applied only when committed and durable here; a
 //! snapshot takes effect only when durable, and until then the node hears nothing else (raft-rs panics otherwise).
@@ -10,21 +10,24 @@
 
 mod apply;
 mod members;
+mod output;
+mod ready;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use kawanan_api::{NodeId, RaftId, RequestId, Revision};
-use kawanan_logic::state::Outcome;
+use kawanan_api::{NodeId, RaftId, Revision};
 use raft::eraftpb::{Message, MessageType};
-use raft::{RawNode, Ready, StateRole};
+use raft::{RawNode, StateRole};
+
+pub use output::{Applied, Changed, Output, StateToSave, Work};
 
 use super::config::ConsensusConfig;
 use super::member_table::MemberTable;
 use super::memory_log::MemoryLog;
 use super::status::{ConsensusStatus, Progress, Role};
 use super::wire::{self, Outgoing};
-use super::{StartError, StateMachine, mirror, raft_trace};
+use super::{StartError, StateMachine, raft_trace};
 use crate::log_store::{HardState, MemberSets, Persisted, Position, Write};
 use crate::transport::Channel;
 
@@ -49,80 +52,6 @@ pub enum Refusal {
     Busy,
     /// The change is impossible with the members as they are.
     Impossible(&'static str),
-}
-
-/// What the disk is to do. Done in order of the numbers; several may be done at once.
-#[derive(Debug)]
-pub struct Work<S> {
-    pub number: u64,
-    pub write: Write,
-    /// Becomes the checkpoint of `write` once the state is encoded, which is left to the disk's thread.
-    pub checkpoint: Option<StateToSave<S>>,
-}
-
-/// A state to be made a checkpoint.
-#[derive(Debug)]
-pub struct StateToSave<S> {
-    pub state: S,
-    pub at: Position,
-    pub members: MemberSets,
-    pub drop_to: Position,
-}
-
-impl<S> Work<S> {
-    /// Adds later work, so that both are done at once.
-    pub fn merge(&mut self, later: Self) {
-        if later.write.install.is_some() {
-            self.checkpoint = None;
-        }
-        self.number = later.number;
-        self.write.merge(later.write);
-        if later.checkpoint.is_some() {
-            self.checkpoint = later.checkpoint;
-        }
-    }
-}
-
-/// What became of an entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Applied {
-    pub index: u64,
-    pub request: RequestId,
-    pub outcome: Outcome,
-}
-
-/// What became of a change of the members.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changed {
-    pub index: u64,
-    pub term: u64,
-    /// Why raft-rs did not carry it out.
-    pub result: Result<(), String>,
-}
-
-/// Everything the owner is to carry out.
-#[derive(Debug)]
-pub struct Output<S> {
-    pub messages: Vec<Outgoing>,
-    pub work: Vec<Work<S>>,
-    pub applied: Vec<Applied>,
-    pub changed: Vec<Changed>,
-    /// Reads that are confirmed: their context, and the revision that must be applied before they are answered.
-    pub reads: Vec<(u64, Revision)>,
-    pub state_changed: bool,
-}
-
-impl<S> Default for Output<S> {
-    fn default() -> Self {
-        Self {
-            messages: Vec::new(),
-            work: Vec::new(),
-            applied: Vec::new(),
-            changed: Vec::new(),
-            reads: Vec::new(),
-            state_changed: false,
-        }
-    }
 }
 
 /// A batch of raft-rs that is not durable yet.
@@ -184,8 +113,12 @@ impl<S: StateMachine> LogNode<S> {
         let applied = persisted.snapshot.as_ref().map_or(0, |snap| snap.at.index);
         let hard_state = persisted.hard_state;
         let log = MemoryLog::new(persisted, state);
-        let raw = RawNode::new(&config.raft(applied), log, &raft_trace::logger())
-            .map_err(|err| StartError::Raft(err.to_string()))?;
+        let raw = RawNode::new(
+            &config.raft(applied),
+            log,
+            &raft_trace::logger(config.raft_id),
+        )
+        .map_err(|err| StartError::Raft(err.to_string()))?;
         let mut node = Self {
             raw,
             config,
@@ -215,18 +148,15 @@ impl<S: StateMachine> LogNode<S> {
         let me = self.config.raft_id;
         let members = self.members();
         if members.voters.len() == 1 && members.voters.contains(&me) && !members.is_joint() {
-            self.step_own(RawNode::campaign)?;
+            self.give(RawNode::campaign)?;
         }
         Ok(())
     }
 
     /// One step of Raft's clock.
-    ///
-    /// # Errors
-    /// When the node cannot go on.
-    pub fn tick(&mut self) -> Result<(), Fault> {
+    pub fn tick(&mut self) {
         if self.installing.is_some() {
-            return Ok(());
+            return;
         }
         if self.may_campaign() {
             self.raw.tick();
@@ -234,11 +164,9 @@ impl<S: StateMachine> LogNode<S> {
         self.count_down_snapshots();
         self.watch_disk();
         self.settle_members();
-        self.drain()?;
         if self.work_done == self.work_given {
             self.save_commit_index();
         }
-        Ok(())
     }
 
     /// With a disk that hangs this node can still lead and commit, but not apply: nobody would get an answer.
@@ -309,7 +237,12 @@ impl<S: StateMachine> LogNode<S> {
                 message.commit
             )));
         }
-        self.step_own(|raw| raw.step(message))
+        self.give(|raw| raw.step(message))?;
+        if self.raw.snap().is_some() {
+            // From here on only the disk is heard.
+            self.drain()?;
+        }
+        Ok(())
     }
 
     /// While a leader is heard, nobody without a vote replaces it. Without one, anybody may: our idea of who votes may be
@@ -348,44 +281,41 @@ impl<S: StateMachine> LogNode<S> {
             Err(raft::Error::ProposalDropped) => return Ok(Err(Refusal::Busy)),
             Err(err) => return Err(Fault(format!("an entry could not be proposed: {err}"))),
         }
-        self.drain()?;
         Ok(Ok(()))
     }
 
     /// Asks the majority whether this node still leads. The answer comes in [`Output::reads`], or never when leadership is
-    /// lost. [`Refusal::Busy`] until the first entry of this term is committed.
+    /// lost.
     ///
     /// # Errors
-    /// As [`LogNode::propose`].
-    pub fn read_index(&mut self, context: u64) -> Result<Result<(), Refusal>, Fault> {
+    /// [`Refusal::Busy`] until the first entry of this term is committed.
+    pub fn read_index(&mut self, context: u64) -> Result<(), Refusal> {
         if !self.is_leader() {
-            return Ok(Err(Refusal::NotLeader));
+            return Err(Refusal::NotLeader);
         }
         if !self.raw.raft.commit_to_current_term() {
-            return Ok(Err(Refusal::Busy));
+            return Err(Refusal::Busy);
         }
         self.raw.read_index(context.to_le_bytes().to_vec());
-        self.drain()?;
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Hands leadership to a voter. It takes effect, or is given up, within an election timeout.
     ///
     /// # Errors
-    /// As [`LogNode::propose`].
-    pub fn transfer_leadership(&mut self, to: RaftId) -> Result<Result<(), Refusal>, Fault> {
+    /// When this node does not lead, or `to` has no vote.
+    pub fn transfer_leadership(&mut self, to: RaftId) -> Result<(), Refusal> {
         if !self.is_leader() {
-            return Ok(Err(Refusal::NotLeader));
+            return Err(Refusal::NotLeader);
         }
         if to == self.config.raft_id {
-            return Ok(Ok(()));
+            return Ok(());
         }
         if !self.members().voters.contains(&to) {
-            return Ok(Err(Refusal::Impossible("only a voter can lead")));
+            return Err(Refusal::Impossible("only a voter can lead"));
         }
         self.raw.transfer_leader(to.0);
-        self.drain()?;
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// The other voter best suited to lead.
@@ -399,24 +329,17 @@ impl<S: StateMachine> LogNode<S> {
     }
 
     /// A message could not be sent.
-    ///
-    /// # Errors
-    /// When the node cannot go on.
-    pub fn unreachable(&mut self, to: RaftId, channel: Channel) -> Result<(), Fault> {
+    pub fn unreachable(&mut self, to: RaftId, channel: Channel) {
         if channel == Channel::Snapshot {
             self.snapshots.remove(&to.0);
             self.raw
                 .report_snapshot(to.0, raft::SnapshotStatus::Failure);
         }
         self.raw.report_unreachable(to.0);
-        self.drain()
     }
 
     /// Everything up to this work is durable.
-    ///
-    /// # Errors
-    /// When the node cannot go on.
-    pub fn persisted(&mut self, work: u64) -> Result<(), Fault> {
+    pub fn persisted(&mut self, work: u64) {
         self.work_done = self.work_done.max(work);
         self.stuck_ticks = 0;
         self.release();
@@ -432,12 +355,15 @@ impl<S: StateMachine> LogNode<S> {
         {
             self.install(installing);
         }
-        self.drain()
     }
 
-    /// What is to be carried out since the last call.
-    pub fn take_output(&mut self) -> Output<S> {
-        std::mem::take(&mut self.out)
+    /// What follows from the inputs since the last call: entries proposed one after the other go out together.
+    ///
+    /// # Errors
+    /// When the node cannot go on.
+    pub fn take_output(&mut self) -> Result<Output<S>, Fault> {
+        self.drain()?;
+        Ok(std::mem::take(&mut self.out))
     }
 
     pub fn config(&self) -> &ConsensusConfig {
@@ -542,142 +468,20 @@ impl<S: StateMachine> LogNode<S> {
         self.raw.mut_store().snapshots_allowed = self.snapshots.len() < SNAPSHOTS_AT_ONCE;
     }
 
-    /// Gives raft-rs an input of its own making and takes what follows from it. A refusal of the input is not a fault.
-    fn step_own(
+    /// Gives raft-rs an input. That it refuses one is not a fault.
+    fn give(
         &mut self,
         input: impl FnOnce(&mut RawNode<MemoryLog<S>>) -> raft::Result<()>,
     ) -> Result<(), Fault> {
         match input(&mut self.raw) {
-            Ok(()) => {}
             Err(err @ (raft::Error::Io(_) | raft::Error::Store(_))) => {
-                return Err(Fault(format!("the log failed: {err}")));
+                Err(Fault(format!("the log failed: {err}")))
             }
-            Err(err) => tracing::trace!(%err, "raft refused an input"),
-        }
-        self.drain()
-    }
-
-    /// Takes everything that raft-rs has ready.
-    fn drain(&mut self) -> Result<(), Fault> {
-        while self.raw.has_ready() {
-            let ready = self.raw.ready();
-            self.take(ready)?;
-        }
-        self.checkpoint_when_due();
-        Ok(())
-    }
-
-    fn take(&mut self, mut ready: Ready) -> Result<(), Fault> {
-        let number = ready.number();
-        let at_once = ready.take_messages();
-        let after = ready.take_persisted_messages();
-        for state in ready.take_read_states() {
-            if let Ok(context) = <[u8; 8]>::try_from(state.request_ctx.as_slice()) {
-                let context = u64::from_le_bytes(context);
-                self.out.reads.push((context, Revision(state.index)));
+            Err(err) => {
+                tracing::trace!(%err, "raft refused an input");
+                Ok(())
             }
+            Ok(()) => Ok(()),
         }
-        if let Some(hard_state) = ready.hs() {
-            self.hard_state = mirror::hard_state_from_raft(hard_state);
-        }
-        let mut write = Write::default();
-        let snapshot =
-            (!ready.snapshot().is_empty()).then(|| mirror::snapshot_from_raft(ready.snapshot()));
-        if let Some(snapshot) = &snapshot {
-            self.raw.mut_store().reset(snapshot.at);
-            write.install = Some(snapshot.clone());
-        }
-        self.raw.mut_store().append(ready.entries());
-        write.append = ready
-            .entries()
-            .iter()
-            .map(mirror::entry_from_raft)
-            .collect();
-        let must_sync = ready.must_sync();
-        let committed = ready.take_committed_entries();
-        self.raw.advance_append_async(ready);
-
-        if must_sync {
-            self.give_work(write, None);
-        }
-        if let Some(snapshot) = snapshot {
-            let state = S::restore(&snapshot.data)
-                .map_err(|err| Fault(format!("the leader's snapshot cannot be read: {err}")))?;
-            self.installing = Some(Installing {
-                work: self.work_given,
-                state,
-                at: snapshot.at,
-                members: snapshot.members,
-            });
-        }
-        self.emit(at_once)?;
-        self.hold(number, after)?;
-        self.apply(committed)
-    }
-
-    /// Numbers a piece of work. The hard state always goes along.
-    fn give_work(&mut self, mut write: Write, checkpoint: Option<StateToSave<S>>) {
-        self.work_given += 1;
-        write.hard_state = Some(self.hard_state);
-        self.commit_given = self.hard_state.commit;
-        self.out.work.push(Work {
-            number: self.work_given,
-            write,
-            checkpoint,
-        });
-    }
-
-    /// Keeps what speaks of this batch until the batch is durable. An answer to a heartbeat only says that we live, and
-    /// must not wait for a slow disk.
-    fn hold(&mut self, ready: u64, messages: Vec<Message>) -> Result<(), Fault> {
-        let (at_once, after): (Vec<_>, Vec<_>) = messages
-            .into_iter()
-            .partition(|message| message.get_msg_type() == MessageType::MsgHeartbeatResponse);
-        self.emit(at_once)?;
-        let messages = self.encode(after)?;
-        self.held.push_back(Held {
-            ready,
-            needs: self.work_given,
-            messages,
-        });
-        self.release();
-        Ok(())
-    }
-
-    /// Lets go of what has become durable.
-    fn release(&mut self) {
-        let mut durable = None;
-        while let Some(held) = self.held.pop_front_if(|held| held.needs <= self.work_done) {
-            self.out.messages.extend(held.messages);
-            durable = Some(held.ready);
-        }
-        if let Some(ready) = durable {
-            self.raw.on_persist_ready(ready);
-        }
-    }
-
-    fn emit(&mut self, messages: Vec<Message>) -> Result<(), Fault> {
-        let messages = self.encode(messages)?;
-        self.out.messages.extend(messages);
-        Ok(())
-    }
-
-    fn encode(&mut self, messages: Vec<Message>) -> Result<Vec<Outgoing>, Fault> {
-        let mut encoded = Vec::with_capacity(messages.len());
-        for message in messages {
-            let outgoing = wire::encode(message)
-                .map_err(|err| Fault(format!("a message cannot be written: {err}")))?;
-            for message in outgoing {
-                if message.channel == Channel::Snapshot {
-                    let mib = (message.bytes.len() >> 20) as u64;
-                    let ticks = SNAPSHOT_TICKS + mib * SNAPSHOT_TICKS_PER_MIB;
-                    self.snapshots.insert(message.to.0, ticks);
-                }
-                encoded.push(message);
-            }
-        }
-        let allowed = self.snapshots.len() < SNAPSHOTS_AT_ONCE;
-        self.raw.mut_store().snapshots_allowed = allowed;
-        Ok(encoded)
     }
 }

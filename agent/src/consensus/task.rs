@@ -140,7 +140,7 @@ impl<S: StateMachine> Owner<S> {
                 done = self.persister.done() => self.on_persisted(done)?,
                 _ = ticks.tick() => {
                     ticked = true;
-                    self.guard(|owner| owner.node.tick())?;
+                    self.guard(LogNode::tick)?;
                 }
                 Some((from, bytes)) = inbound.recv(), if room => {
                     self.on_message(from, &bytes)?;
@@ -197,7 +197,7 @@ impl<S: StateMachine> Owner<S> {
         let successor = self.node.successor();
         if let Some(successor) = successor {
             tracing::info!(%successor, "handing leadership over");
-            self.guard(|owner| owner.node.transfer_leadership(successor).map(drop))?;
+            self.guard(|node| node.transfer_leadership(successor))?.ok();
         }
         self.node.save_commit_index();
         self.carry_out(true)?;
@@ -212,7 +212,7 @@ impl<S: StateMachine> Owner<S> {
             tokio::select! {
                 biased;
                 done = self.persister.done() => self.on_persisted(done)?,
-                _ = ticks.tick() => self.guard(|owner| owner.node.tick())?,
+                _ = ticks.tick() => self.guard(LogNode::tick)?,
                 Some((from, bytes)) = inbound.recv() => self.on_message(from, &bytes)?,
             }
             self.carry_out(true)?;
@@ -222,17 +222,17 @@ impl<S: StateMachine> Owner<S> {
     }
 
     /// raft-rs panics when its assumptions break: that ends this node's part, not the agent.
-    fn guard<T>(&mut self, input: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
-        catch_unwind(AssertUnwindSafe(|| input(self))).unwrap_or_else(|panic| {
+    fn guard<T>(&mut self, input: impl FnOnce(&mut LogNode<S>) -> T) -> Result<T, Fault> {
+        catch_unwind(AssertUnwindSafe(|| input(&mut self.node))).map_err(|panic| {
             let text = panic
                 .downcast_ref::<String>()
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied())
                 .unwrap_or("unknown");
-            Err(Fault(format!(
+            Fault(format!(
                 "an invariant of the log broke ({text}): restart the agent; if it happens again, remove this node's data \
                  directory and join again with a new token"
-            )))
+            ))
         })
     }
 
@@ -241,11 +241,11 @@ impl<S: StateMachine> Owner<S> {
         done: Result<u64, crate::log_store::StoreError>,
     ) -> Result<(), Fault> {
         let work = done.map_err(|err| Fault(err.to_string()))?;
-        self.guard(|owner| owner.node.persisted(work))
+        self.guard(|node| node.persisted(work))
     }
 
     fn on_message(&mut self, from: NodeId, bytes: &[u8]) -> Result<(), Fault> {
-        self.guard(|owner| owner.node.message(from, bytes))
+        self.guard(|node| node.message(from, bytes))?
     }
 
     fn on_request(&mut self, request: Request) -> Result<Next, Fault> {
@@ -293,7 +293,7 @@ impl<S: StateMachine> Owner<S> {
             reply(answer, Err(ProposeError::Busy));
             return Ok(());
         }
-        match self.guard(|owner| owner.node.propose(entry))? {
+        match self.guard(|node| node.propose(entry))?? {
             Ok(()) => self.waiters.wait_for(request, answer),
             Err(_) => reply(answer, Err(ProposeError::Busy)),
         }
@@ -301,7 +301,7 @@ impl<S: StateMachine> Owner<S> {
     }
 
     fn on_change(&mut self, step: &Step, answer: ChangeAnswer) -> Result<(), Fault> {
-        match self.guard(|owner| owner.node.change_members(step))? {
+        match self.guard(|node| node.change_members(step))?? {
             Ok(place) => self.waiters.wait_for_change(place, answer),
             Err(refusal) => reply(answer, Err(self.change_error(refusal))),
         }
@@ -309,7 +309,7 @@ impl<S: StateMachine> Owner<S> {
     }
 
     fn on_transfer(&mut self, to: RaftId, answer: ChangeAnswer) -> Result<(), Fault> {
-        let result = self.guard(|owner| owner.node.transfer_leadership(to))?;
+        let result = self.guard(|node| node.transfer_leadership(to))?;
         let result = result.map_err(|refusal| self.change_error(refusal));
         reply(answer, result);
         Ok(())
@@ -328,7 +328,7 @@ impl<S: StateMachine> Owner<S> {
     /// Does what the node wants done, publishes what changed, answers who can be answered.
     fn carry_out(&mut self, ticked: bool) -> Result<(), Fault> {
         self.put_reads()?;
-        let mut output = self.node.take_output();
+        let mut output = self.guard(LogNode::take_output)??;
         self.send(&mut output)?;
         for work in std::mem::take(&mut output.work) {
             self.persister
@@ -356,7 +356,7 @@ impl<S: StateMachine> Owner<S> {
 
     fn put_reads(&mut self) -> Result<(), Fault> {
         if let Some(context) = self.waiters.reads_to_put()
-            && self.guard(|owner| owner.node.read_index(context))?.is_ok()
+            && self.guard(|node| node.read_index(context))?.is_ok()
         {
             self.waiters.reads_were_put(context);
         }
@@ -372,7 +372,7 @@ impl<S: StateMachine> Owner<S> {
             });
             if !sent {
                 let (to, channel) = (message.to, message.channel);
-                self.guard(|owner| owner.node.unreachable(to, channel))?;
+                self.guard(|node| node.unreachable(to, channel))?;
             }
         }
         Ok(())

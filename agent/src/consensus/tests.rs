@@ -5,6 +5,8 @@ mod bus;
 mod cluster;
 mod crashes;
 mod membership;
+mod random;
+mod real_state;
 mod replication;
 mod toy;
 

@@ -281,3 +281,218 @@ const fn type_of(kind: Kind) -> MessageType {
         Kind::RequestPreVoteResponse => MessageType::MsgRequestPreVoteResponse,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use raft::eraftpb::{Entry, EntryType, Message};
+
+    use super::*;
+    use crate::log_store::{EntryKind, MemberSets, Position};
+
+    const ME: RaftId = RaftId(2);
+
+    fn append(entries: Vec<Entry>) -> Message {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgAppend);
+        (message.from, message.to, message.term) = (1, ME.0, 3);
+        (message.index, message.log_term, message.commit) = (10, 2, 9);
+        message.set_entries(entries.into());
+        message
+    }
+
+    fn entry(index: u64, term: u64, data: Vec<u8>) -> Entry {
+        let mut entry = Entry::default();
+        (entry.index, entry.term) = (index, term);
+        entry.data = data.into();
+        entry
+    }
+
+    fn wire() -> Wire {
+        Wire {
+            kind: Kind::Append,
+            to: ME,
+            from: RaftId(1),
+            term: 3,
+            log_term: 2,
+            index: 10,
+            entries: vec![LogEntry {
+                term: 3,
+                index: 11,
+                kind: EntryKind::Normal,
+                data: Bytes::from_static(b"x"),
+            }],
+            commit: 9,
+            commit_term: 0,
+            snapshot: None,
+            request_snapshot: 0,
+            reject: false,
+            reject_hint: 0,
+            context: Bytes::new(),
+            priority: 0,
+        }
+    }
+
+    fn read(wire: &Wire) -> Result<Message, WireError> {
+        decode(&codec::encode(wire).unwrap(), ME, 3)
+    }
+
+    #[test]
+    fn messages_keep_their_bytes_for_ever() {
+        let mut snapshot = wire();
+        snapshot.kind = Kind::Snapshot;
+        snapshot.entries.clear();
+        snapshot.snapshot = Some(Snapshot {
+            at: Position { index: 7, term: 2 },
+            members: MemberSets {
+                voters: [RaftId(1)].into(),
+                learners: [ME].into(),
+                ..MemberSets::default()
+            },
+            data: Bytes::from_static(b"state"),
+        });
+        let mut heartbeat = wire();
+        heartbeat.kind = Kind::HeartbeatResponse;
+        heartbeat.entries.clear();
+        heartbeat.context = Bytes::from_static(b"ctx");
+        heartbeat.priority = -1;
+        let golden: [(Wire, &[u8]); 3] = [
+            (
+                wire(),
+                &[
+                    1, 0, 2, 1, 3, 2, 10, 1, 3, 11, 0, 1, b'x', 9, 0, 0, 0, 0, 0, 0, 0,
+                ],
+            ),
+            (
+                snapshot,
+                &[
+                    1, 4, 2, 1, 3, 2, 10, 0, 9, 0, 1, 7, 2, 1, 1, 1, 2, 0, 0, 5, b's', b't', b'a',
+                    b't', b'e', 0, 0, 0, 0, 0,
+                ],
+            ),
+            (
+                heartbeat,
+                &[
+                    1, 6, 2, 1, 3, 2, 10, 0, 9, 0, 0, 0, 0, 0, 3, b'c', b't', b'x', 1,
+                ],
+            ),
+        ];
+        for (wire, bytes) in golden {
+            assert_eq!(codec::encode(&wire).unwrap(), bytes, "{wire:?}");
+            assert_eq!(codec::decode::<Wire>(bytes).unwrap(), wire);
+        }
+    }
+
+    #[test]
+    fn a_message_arrives_as_it_was_sent_without_the_bytes_that_only_raft_reads() {
+        let mut change = entry(12, 3, b"protobuf".to_vec());
+        change.set_entry_type(EntryType::EntryConfChangeV2);
+        change.context = Bytes::from_static(b"ours");
+        let sent = append(vec![entry(11, 3, b"abc".to_vec()), change.clone()]);
+        let outgoing = encode(sent.clone()).unwrap();
+        assert_eq!(outgoing.len(), 1);
+        assert_eq!(outgoing[0].channel, Channel::Raft);
+        let mut expected = sent;
+        change.data = Bytes::new();
+        expected.mut_entries()[1] = change;
+        assert_eq!(decode(&outgoing[0].bytes, ME, 3).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_long_append_travels_in_parts_that_follow_each_other() {
+        let megabyte = usize::try_from(MESSAGE_ENTRY_BYTES_MAX).unwrap();
+        let sizes = [10, megabyte, megabyte / 2, megabyte / 2, 1, megabyte + 5];
+        let entries = (11..).zip(sizes);
+        let entries = entries.map(|(index, size)| entry(index, 3, vec![7; size]));
+        let parts = encode(append(entries.collect())).unwrap();
+        let mut next = 11;
+        let mut before_term = 2;
+        for part in &parts {
+            let message = decode(&part.bytes, ME, 3).unwrap();
+            assert_eq!((message.index + 1, message.log_term), (next, before_term));
+            assert!(!message.get_entries().is_empty());
+            assert!(part.bytes.len() < MESSAGE_BYTES_MAX);
+            next += message.get_entries().len() as u64;
+            before_term = 3;
+        }
+        assert_eq!((parts.len(), next), (5, 17));
+    }
+
+    #[test]
+    fn what_raft_would_panic_about_is_refused_at_the_door() {
+        type Spoil = fn(&mut Wire);
+        let spoiled: [(Spoil, &str); 12] = [
+            (|it| it.to = RaftId(9), "for another member"),
+            (|it| it.from = RaftId(0), "no sender"),
+            (|it| it.from = ME, "no sender"),
+            (|it| it.term = 0, "no term"),
+            (|it| it.term = u64::MAX, "out of reach"),
+            (|it| it.kind = Kind::Heartbeat, "only an append"),
+            (|it| it.entries[0].index = 12, "gaps"),
+            (|it| it.index = u64::MAX, "gaps"),
+            (|it| it.entries[0].term = 1, "impossible terms"),
+            (|it| it.entries[0].term = 4, "impossible terms"),
+            (
+                |it| {
+                    it.entries.clear();
+                    it.kind = Kind::Snapshot;
+                },
+                "snapshot is missing",
+            ),
+            (
+                |it| {
+                    it.entries.clear();
+                    it.kind = Kind::Snapshot;
+                    it.snapshot = Some(Snapshot {
+                        at: Position { index: 5, term: 1 },
+                        members: MemberSets {
+                            voters: [RaftId(1)].into(),
+                            learners: [RaftId(1)].into(),
+                            ..MemberSets::default()
+                        },
+                        data: Bytes::new(),
+                    });
+                },
+                "impossible members",
+            ),
+        ];
+        assert!(read(&wire()).is_ok());
+        for (spoil, why) in spoiled {
+            let mut wire = wire();
+            spoil(&mut wire);
+            let err = read(&wire).unwrap_err().to_string();
+            assert!(err.contains(why), "{err} instead of {why}");
+        }
+    }
+
+    #[test]
+    fn requests_of_raft_itself_never_leave() {
+        for kind in [
+            MessageType::MsgPropose,
+            MessageType::MsgReadIndex,
+            MessageType::MsgTransferLeader,
+            MessageType::MsgHup,
+        ] {
+            let mut message = Message::default();
+            message.set_msg_type(kind);
+            assert_eq!(encode(message).unwrap(), []);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(message) = decode(&bytes, ME, 3) {
+                prop_assert_eq!(message.to, ME.0);
+            }
+        }
+
+        #[test]
+        fn a_true_message_with_one_byte_changed_is_read_or_refused_without_a_panic(at in 0usize..20, byte: u8) {
+            let mut bytes = codec::encode(&wire()).unwrap();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            drop(decode(&bytes, ME, 3));
+        }
+    }
+}

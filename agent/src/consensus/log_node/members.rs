@@ -42,7 +42,6 @@ impl<S: StateMachine> LogNode<S> {
             index: entry.index,
             term: entry.term,
         });
-        self.drain()?;
         Ok(place.ok_or(Refusal::Busy))
     }
 

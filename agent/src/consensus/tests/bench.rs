@@ -1,5 +1,5 @@
-//! How many writes a node with a real disk commits per second. Run with
-//! `cargo test --release -p agent --lib -- --ignored --nocapture commits_per_second`.
+//! Measurements, in real time and on this disk. Run with
+//! `cargo test --release -p agent --lib -- --ignored --nocapture measured`.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use kawanan_api::RaftId;
 use tokio::time::Instant;
 
 use super::bus::Bus;
+use super::cluster::Cluster;
 use super::toy::{Toy, node_id, note};
 use crate::consensus::persist::Setup;
 use crate::consensus::{ConsensusConfig, Surroundings, found, start};
@@ -14,7 +15,7 @@ use crate::log_store::RedbStore;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, not a test"]
-async fn commits_per_second() {
+async fn commits_per_second_are_measured() {
     for proposers in [1u128, 64] {
         let directory = tempfile::tempdir_in(".").unwrap();
         let path = directory.path().join(crate::log_store::FILE_NAME);
@@ -54,4 +55,32 @@ async fn commits_per_second() {
         handle.shutdown().await;
         running.ended().await;
     }
+}
+
+/// Processor time of this process so far, in milliseconds.
+fn processor_time_ms() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    ticks * 10
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a test"]
+async fn the_idle_processor_time_of_three_nodes_is_measured() {
+    let cluster = Cluster::of(3).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = processor_time_ms();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let share = (processor_time_ms() - before) as f64 / 20_000.0 * 100.0;
+    println!(
+        "three idle nodes: {share:.2} % of a core, one {:.2} %",
+        share / 3.0
+    );
+    drop(cluster);
 }

@@ -1,6 +1,6 @@
-//! A network in one thread: every message takes a millisecond of virtual time, links can be cut, messages be watched.
+//! A network in one thread and virtual time: links can be cut, lose messages and be slow; the order on each link is kept.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kawanan_api::NodeId;
 use kawanan_logic::codec;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -23,10 +25,20 @@ struct Wires {
     inboxes: BTreeMap<NodeId, mpsc::Sender<(NodeId, Bytes)>>,
     handles: BTreeMap<NodeId, ConsensusHandle<Toy>>,
     cut: BTreeSet<(NodeId, NodeId)>,
-    queue: VecDeque<(Instant, NodeId, NodeId, Bytes)>,
+    /// By time of arrival and order of sending.
+    queue: BTreeMap<(Instant, u64), (NodeId, NodeId, Bytes)>,
+    last_arrival: BTreeMap<(NodeId, NodeId), Instant>,
+    weather: Option<Weather>,
     lose_snapshots: u32,
     snapshots_sent: u32,
     messages_sent: u64,
+}
+
+/// How bad the network is.
+struct Weather {
+    random: StdRng,
+    lost_per_mille: u32,
+    delay_ms_max: u64,
 }
 
 /// The network. Clones share it.
@@ -50,14 +62,22 @@ impl Bus {
 
     async fn deliver(self) {
         loop {
-            let next = self.wires().queue.front().map(|(at, ..)| *at);
-            let Some(at) = next else {
+            let next = self.wires().queue.keys().next().copied();
+            let Some((at, _)) = next else {
                 self.sent.notified().await;
                 continue;
             };
-            sleep_until(at).await;
+            if at > Instant::now() {
+                // Something sent later may arrive earlier on another link.
+                tokio::select! {
+                    biased;
+                    () = self.sent.notified() => {}
+                    () = sleep_until(at) => {}
+                }
+                continue;
+            }
             let mut wires = self.wires();
-            let Some((_, from, to, bytes)) = wires.queue.pop_front() else {
+            let Some((_, (from, to, bytes))) = wires.queue.pop_first() else {
                 continue;
             };
             if wires.cut.contains(&(from, to)) {
@@ -100,6 +120,19 @@ impl Bus {
 
     pub(super) fn heal(&self) {
         self.wires().cut.clear();
+    }
+
+    /// From now on messages get lost and late.
+    pub(super) fn bad_weather(&self, seed: u64, lost_per_mille: u32, delay_ms_max: u64) {
+        self.wires().weather = Some(Weather {
+            random: StdRng::seed_from_u64(seed),
+            lost_per_mille,
+            delay_ms_max,
+        });
+    }
+
+    pub(super) fn fair_weather(&self) {
+        self.wires().weather = None;
     }
 
     pub(super) fn lose_next_snapshots(&self, count: u32) {
@@ -148,9 +181,23 @@ impl PeerLinks for Links {
                 return Ok(());
             }
         }
+        let link = (self.from, to);
+        let mut arrival = Instant::now() + LATENCY;
+        if let Some(weather) = &mut wires.weather {
+            if weather.random.random_range(0..1000) < weather.lost_per_mille {
+                return Ok(());
+            }
+            let delay = weather.random.random_range(0..=weather.delay_ms_max);
+            arrival += Duration::from_millis(delay);
+        }
+        if let Some(last) = wires.last_arrival.get(&link) {
+            arrival = arrival.max(*last);
+        }
+        wires.last_arrival.insert(link, arrival);
+        let order = wires.messages_sent;
         wires
             .queue
-            .push_back((Instant::now() + LATENCY, self.from, to, message));
+            .insert((arrival, order), (self.from, to, message));
         self.bus.sent.notify_one();
         Ok(())
     }

@@ -31,7 +31,8 @@ pub(super) struct Cluster {
     pub(super) bus: Bus,
     pub(super) machines: BTreeMap<u64, Machine>,
     pub(super) tune: fn(&mut ConsensusConfig),
-    requests: u128,
+    /// Request ids used so far.
+    pub(super) requests: u128,
 }
 
 pub(super) fn ids(ids: impl IntoIterator<Item = u64>) -> BTreeSet<RaftId> {
@@ -96,6 +97,17 @@ impl Cluster {
         let asked = Arc::clone(&latency);
         let latency_now = move || Duration::from_millis(asked.load(Ordering::Relaxed));
         let setup = Setup::simulated(disk.open(), Box::new(latency_now));
+        self.boot_with(raft, setup, disk, latency);
+    }
+
+    /// Starts the agent of a machine with this log.
+    pub(super) fn boot_with(
+        &mut self,
+        raft: u64,
+        setup: Setup,
+        disk: MemoryDisk,
+        latency: Arc<AtomicU64>,
+    ) {
         let node = node_id(raft);
         let (links, inbound) = self.bus.plug_in(node);
         let mut config = ConsensusConfig::new(node, RaftId(raft));

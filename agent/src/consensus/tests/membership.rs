@@ -6,7 +6,7 @@ use kawanan_api::RaftId;
 use tokio::time::sleep;
 
 use super::cluster::{Cluster, ids, persisted};
-use super::toy::note;
+use super::toy::{node_id, note};
 use crate::consensus::{ChangeError, MemberStep, Role, Stage};
 use crate::log_store::MemoryDisk;
 
@@ -127,8 +127,11 @@ async fn a_leader_that_loses_its_vote_hands_leadership_over_before_the_change_en
             })
         })
         .await;
-    let leader = cluster.settled().await;
-    assert!([4, 5].contains(&leader), "{leader} leads");
+    cluster
+        .wait("a voter leads", |it| {
+            it.leader().is_some_and(|leader| [4, 5].contains(&leader)) && !it.status(2).is_leader()
+        })
+        .await;
     cluster.write(2, "through a former voter").await;
 }
 
@@ -277,6 +280,27 @@ async fn a_wiped_machine_comes_back_under_a_new_number() {
     cluster.write(wiped + 100, "back").await;
     cluster.agree().await;
     assert_eq!(cluster.role(wiped + 100), Role::Follower);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_without_a_vote_cannot_claim_to_lead_while_the_leader_lives() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.boot(4, MemoryDisk::default());
+    cluster.change(MemberStep::AddLearner(RaftId(4))).await;
+    let leader = cluster.settled().await;
+    let term = cluster.status(leader).term;
+    for raft in 1..=3 {
+        let claim = super::wire_heartbeat(4, raft, term + 5);
+        cluster.bus.inject(node_id(4), node_id(raft), claim).await;
+    }
+    cluster
+        .wait("the claims are dropped", |it| {
+            (1..=3).all(|raft| it.status(raft).refused_messages == 1)
+        })
+        .await;
+    assert_eq!(cluster.settled().await, leader);
+    assert_eq!(cluster.status(leader).term, term);
+    cluster.write(4, "undisturbed").await;
 }
 
 #[tokio::test(start_paused = true)]

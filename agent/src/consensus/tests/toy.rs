@@ -1,6 +1,7 @@
 //! The simplest state that keeps a log's promises visible: it remembers which notes were applied, in order.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use kawanan_api::{NodeId, RaftId, RequestId, Revision, Timestamp, TokenId};
 use kawanan_logic::codec;
@@ -16,6 +17,8 @@ pub(super) struct Toy {
     pub(super) revision: Revision,
     pub(super) notes: Vec<String>,
     outcomes: BTreeMap<RequestId, Outcome>,
+    /// Of everything applied so far, in order.
+    pub(super) digest: u64,
 }
 
 impl StateMachine for Toy {
@@ -29,6 +32,9 @@ impl StateMachine for Toy {
             panic!("the toy only knows notes");
         };
         assert_ne!(note, "poison", "the toy chokes on this");
+        let mut hasher = DefaultHasher::new();
+        (self.digest, index.0, note).hash(&mut hasher);
+        self.digest = hasher.finish();
         self.notes.push(note.clone());
         self.outcomes.insert(entry.request, Ok(index));
         Ok(index)
@@ -55,8 +61,12 @@ impl StateMachine for Toy {
         self.outcomes.get(&request).cloned()
     }
 
-    /// Knows nine machines; number 1 takes part as 1 and, after it was wiped, as 101, and so on.
+    /// Knows nine machines, unless it knows nothing at all; number 1 takes part as 1 and, after it was wiped, as 101, and
+    /// so on.
     fn members(&self) -> Vec<Member> {
+        if self.revision == Revision(0) {
+            return Vec::new();
+        }
         (1..=9)
             .flat_map(|machine| [machine, machine + 100])
             .map(|raft| Member {
