@@ -37,7 +37,10 @@ fn free_port() -> u16 {
 
 fn proxy() -> (Proxy, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    (Proxy::new(ProxyFiles::new(dir.path())), dir)
+    (
+        Proxy::new(ProxyFiles::new(dir.path()), 1000, Inherited::new()),
+        dir,
+    )
 }
 
 fn tcp(port: u16) -> PortKey {
