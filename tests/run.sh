@@ -77,7 +77,7 @@ if [ "$failed" = 1 ]; then
     exit 1
 fi
 step "format" format
-step "lints" as_owner cargo clippy --locked --workspace --all-targets -- -D warnings
+step "lints" as_owner cargo clippy --locked --workspace --all-targets --keep-going -- -D warnings
 step "licenses, bans, sources" as_owner cargo deny --locked check bans licenses sources
 advisories
 step "unit tests and simulation" as_owner cargo nextest run --locked --workspace --no-fail-fast \

@@ -10,6 +10,7 @@
 mod answer;
 mod backend;
 mod cluster;
+pub mod fake;
 mod logs;
 mod nodes;
 mod progress;

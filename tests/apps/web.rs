@@ -35,12 +35,16 @@ extern "C" fn end_at_once(_signal: i32) {
 /// The value after the flag, or of the variable of that name; a flag without a value counts as "1".
 fn setting(name: &str) -> Option<String> {
     let flag = format!("--{name}");
-    let mut arguments = std::env::args().skip(1).skip_while(|argument| *argument != flag);
+    let mut arguments = std::env::args()
+        .skip(1)
+        .skip_while(|argument| *argument != flag);
     if arguments.next().is_some() {
         let value = arguments.next().filter(|value| !value.starts_with("--"));
         return Some(value.unwrap_or_else(|| "1".to_owned()));
     }
-    std::env::var(name.to_uppercase().replace('-', "_")).ok().filter(|value| !value.is_empty())
+    std::env::var(name.to_uppercase().replace('-', "_"))
+        .ok()
+        .filter(|value| !value.is_empty())
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -109,7 +113,11 @@ fn answer(stream: TcpStream) -> std::io::Result<()> {
     let mut lines = BufReader::new((&stream).take(REQUEST_BYTES_MAX)).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
     // The rest of the head has to be read: closing with unread input would reset the connection.
-    while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+    while lines
+        .next()
+        .transpose()?
+        .is_some_and(|line| !line.is_empty())
+    {}
     let path = request.split_whitespace().nth(1).unwrap_or("/");
     let (status, body) = match path.split('?').next().unwrap_or(path) {
         "/" => ("200 OK", format!("web {} on {}\n", version(), hostname())),
@@ -117,7 +125,12 @@ fn answer(stream: TcpStream) -> std::io::Result<()> {
         "/health" => ("200 OK", "well\n".to_owned()),
         "/version" => ("200 OK", format!("{}\n", version())),
         "/hostname" => ("200 OK", format!("{}\n", hostname())),
-        "/env" => ("200 OK", std::env::vars().map(|(key, value)| format!("{key}={value}\n")).collect()),
+        "/env" => (
+            "200 OK",
+            std::env::vars()
+                .map(|(key, value)| format!("{key}={value}\n"))
+                .collect(),
+        ),
         _ => ("404 Not Found", "no such page\n".to_owned()),
     };
     let length = body.len();
@@ -141,5 +154,8 @@ fn version() -> String {
 }
 
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }

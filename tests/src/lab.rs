@@ -164,7 +164,7 @@ impl Lab {
         &self.settings.dir
     }
 
-    /// Shows the last lines of what agents and engines wrote.
+    /// Shows the last lines of what the agents wrote.
     pub fn print_logs(&self) {
         for host in self.hosts().iter() {
             eprintln!("--- agent of {}, last {LOG_TAIL_LINES} lines", host.name());
@@ -239,7 +239,7 @@ pub fn sweep() -> Result<()> {
 }
 
 /// Where labs are, each in a directory of its own.
-fn base_dir() -> PathBuf {
+pub fn base_dir() -> PathBuf {
     env::var_os("KAWANAN_LAB_DIR")
         .map_or_else(|| env::temp_dir().join("kawanan-lab"), PathBuf::from)
 }

@@ -1,4 +1,5 @@
-//! Tests that are larger than one package: the lab, and the machinery of the tidiness rules.
+//! Tests that are larger than one package: the lab, the simulation, and the machinery of the tidiness rules.
 
 pub mod lab;
+pub mod simulation;
 pub mod source;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use tests::lab::{Host, Lab, Signal, process, wait_until};
+use tests::lab::{self, Host, Lab, Signal, process, wait_until};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -239,9 +239,7 @@ fn the_next_lab_removes_what_a_killed_one_left() -> Result<()> {
         .spawn()?;
     let dirs = || -> Result<Vec<PathBuf>> {
         let mark = format!("killed-{}-", other.id());
-        let base = std::env::var_os("KAWANAN_LAB_DIR")
-            .map_or_else(|| std::env::temp_dir().join("kawanan-lab"), PathBuf::from);
-        let entries = fs::read_dir(base)?.collect::<Result<Vec<_>, _>>()?;
+        let entries = fs::read_dir(lab::base_dir())?.collect::<Result<Vec<_>, _>>()?;
         let paths = entries.into_iter().map(|entry| entry.path());
         Ok(paths
             .filter(|path| path.display().to_string().contains(&mark))

@@ -20,7 +20,7 @@ pub const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 pub const TOKEN: TokenId = TokenId::from_bits(7);
 pub const SECRET_HASH: [u8; 32] = [9; 32];
 
-pub fn node_id(number: u128) -> NodeId {
+pub const fn node_id(number: u128) -> NodeId {
     NodeId::from_bits(number)
 }
 

@@ -171,6 +171,14 @@ impl<'a> View<'a> {
         seats.into_iter().collect()
     }
 
+    /// How seats are listed: slots by number, nodes by name.
+    fn seat_order(&self, seat: Seat) -> (u32, String, Seat) {
+        match seat {
+            Seat::Slot(slot) => (slot.0, String::new(), seat),
+            Seat::Node(node) => (0, self.node_name(node), seat),
+        }
+    }
+
     /// Whether the seat belongs to the service as it is: something lives in it, or the last that did was not taken out
     /// of it for good.
     fn holds_seat(&self, tasks: &[&Task]) -> bool {

@@ -221,6 +221,11 @@ impl SimulatedRuntime {
         containers.map(|container| container.seen.clone()).collect()
     }
 
+    /// How many containers were started on this machine in all.
+    pub fn starts(&self) -> u32 {
+        self.machine().starts.values().sum()
+    }
+
     /// How often the task's containers were started in all.
     pub fn starts_of(&self, task: TaskId) -> u32 {
         self.machine().starts.get(&task).copied().unwrap_or(0)

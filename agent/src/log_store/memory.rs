@@ -66,6 +66,11 @@ impl MemoryDisk {
         self.cells().fault = Some(fault);
     }
 
+    /// Takes an injected fault back that no write has met yet.
+    pub fn repair(&self) {
+        self.cells().fault = None;
+    }
+
     /// Flips a bit of the entry at `index`. Says whether there is one.
     pub fn damage_entry(&self, index: u64) -> bool {
         let mut cells = self.cells();

@@ -33,6 +33,14 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Two things that must both come to an end.
+pub(crate) async fn both<A, B>(
+    one: impl Future<Output = A>,
+    other: impl Future<Output = B>,
+) -> (A, B) {
+    soon("the end of both sides", async { tokio::join!(one, other) }).await
+}
+
 fn text(number: usize) -> Bytes {
     Bytes::from(format!("message {number}"))
 }
@@ -208,7 +216,7 @@ pub(crate) async fn dropping_the_frames_ends_the_stream_at_the_other_side(world:
     let one = world.node();
     let mut two = world.node();
     let opening = one.links.open(two.id, text(0), DEADLINE);
-    let (opened, call) = tokio::join!(opening, two.inbound.streams.recv());
+    let (opened, call) = both(opening, two.inbound.streams.recv()).await;
     let call = call.unwrap();
     let mut frames = opened.unwrap();
     call.frames.send(text(1)).await.unwrap();

@@ -59,7 +59,7 @@ pub fn remove(dir: &Path) -> Result<()> {
         // The shared parent goes with the last lab; while there are others it is not empty.
         match fs::remove_dir(hierarchy.join(CGROUP_PARENT)) {
             Ok(()) => {}
-            Err(err) if not_there(&err) || err.kind() == io::ErrorKind::ResourceBusy => {}
+            Err(err) if not_there(&err) || in_use(&err) => {}
             Err(err) => return Err(err).context("cannot remove the labs' control group"),
         }
     }
@@ -148,10 +148,7 @@ fn remove_cgroup(group: &Path) -> Result<()> {
         match fs::remove_dir(group) {
             Ok(()) => return Ok(()),
             Err(err) if not_there(&err) => return Ok(()),
-            Err(err)
-                if err.kind() == io::ErrorKind::ResourceBusy
-                    && begin.elapsed() < REMOVAL_DEADLINE =>
-            {
+            Err(err) if in_use(&err) && begin.elapsed() < REMOVAL_DEADLINE => {
                 thread::sleep(Duration::from_millis(20));
             }
             Err(err) => {
@@ -166,5 +163,12 @@ fn not_there(err: &io::Error) -> bool {
     matches!(
         err.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+fn in_use(err: &io::Error) -> bool {
+    matches!(
+        err.kind(),
+        io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty
     )
 }

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::process::Child;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -22,7 +21,7 @@ pub const fn address() -> SocketAddrV4 {
 }
 
 pub struct Registry {
-    daemon: Mutex<Child>,
+    daemon: Child,
 }
 
 impl Registry {
@@ -56,9 +55,7 @@ impl Registry {
             Ok(())
         })
         .with_context(|| super::tail(&dir.join("registry.log"), 20))?;
-        Ok(Self {
-            daemon: Mutex::new(daemon),
-        })
+        Ok(Self { daemon })
     }
 
     /// The name under which hosts pull an image from here: `web:v1` is `10.77.0.1:5000/web:v1`.
@@ -78,11 +75,7 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        let daemon = self
-            .daemon
-            .get_mut()
-            .unwrap_or_else(|held| held.into_inner());
-        if let Err(err) = daemon.kill().and_then(|()| daemon.wait()) {
+        if let Err(err) = self.daemon.kill().and_then(|()| self.daemon.wait()) {
             eprintln!("lab: cannot end the registry: {err}");
         }
     }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// Pause between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Pause before the second look; each one after that is twice as long, up to `PAUSE_MAX`.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// An error that waiting cannot cure, such as a process that has ended.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,7 @@ pub fn wait_until<T>(
     mut look: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     let begin = Instant::now();
+    let mut pause = PAUSE_MIN;
     loop {
         let error = match look() {
             Ok(value) => return Ok(value),
@@ -35,7 +37,8 @@ pub fn wait_until<T>(
         if begin.elapsed() >= deadline {
             return Err(error).context(format!("not within {deadline:?}: {what}"));
         }
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(pause);
+        pause = PAUSE_MAX.min(pause * 2);
     }
 }
 
@@ -47,7 +50,7 @@ pub fn stays_true(what: &str, span: Duration, mut look: impl FnMut() -> Result<(
     let begin = Instant::now();
     while begin.elapsed() < span {
         look().with_context(|| format!("only for {:?}: {what}", begin.elapsed()))?;
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(PAUSE_MAX);
     }
     Ok(())
 }

@@ -15,7 +15,9 @@ impl View<'_> {
     /// `not_found` when the service is gone for good.
     pub fn progress(&self, id: ServiceId) -> Result<ProgressEvent, ApiError> {
         let service = self.known_service(id)?;
-        let seats: Vec<SeatView> = (self.wanted_seats(service).into_iter())
+        let mut seats = self.wanted_seats(service);
+        seats.sort_by_cached_key(|seat| self.seat_order(*seat));
+        let seats: Vec<SeatView> = (seats.into_iter())
             .map(|seat| self.seat(service, seat))
             .collect();
         let count = |state: TaskState| {

@@ -24,7 +24,7 @@ impl View<'_> {
                 rows.push((seat, age + 1, self.task_row(task)));
             }
         }
-        rows.sort_by_key(|(seat, age, _)| (*seat, *age));
+        rows.sort_by_cached_key(|(seat, age, _)| (self.seat_order(*seat), *age));
         rows.into_iter().map(|(_, _, row)| row).collect()
     }
 

@@ -28,7 +28,7 @@ const QUEUE_MAX: usize = 256;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How long a container's end may be known here before its task's.
-const END_GRACE: Duration = Duration::from_secs(5);
+const END_GRACE: Duration = Duration::from_secs(2);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// What a reader hands over.

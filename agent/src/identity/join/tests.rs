@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::identity::authority::NODE_LIFE;
 use crate::identity::{Identity, NodeKey};
-use crate::transport::contract::{answer_reversed, soon};
+use crate::transport::contract::{answer_reversed, both, soon};
 use crate::transport::fixture::{Loopback, NOW, Node, clock_at};
 use crate::transport::{JoinCall, PeerLinks};
 
@@ -100,7 +100,7 @@ async fn a_machine_that_is_welcomed_is_a_member() {
         call.answer.send(answer).unwrap();
     };
     let begun = Instant::now();
-    let (welcome, ()) = tokio::join!(joining, serving);
+    let (welcome, ()) = both(joining, serving).await;
     let welcome = welcome.unwrap();
     assert!(begun.elapsed() < Duration::from_millis(500));
     assert_eq!(welcome.node, key.node_id());
@@ -191,7 +191,7 @@ async fn a_joiner_whose_clock_was_reset_can_join() {
         let answer = encoded(&welcome(&world, &call.request));
         call.answer.send(answer).unwrap();
     };
-    let (joined, ()) = tokio::join!(ask_in_turn(&seeds, &request, &dialer), serving);
+    let (joined, ()) = both(ask_in_turn(&seeds, &request, &dialer), serving).await;
     assert!(joined.is_ok(), "{joined:?}");
 }
 
@@ -303,10 +303,11 @@ async fn an_answer_that_makes_no_sense_is_said_to_be_so() {
             let call = node.inbound.joins.recv().await.unwrap();
             call.answer.send(answer).unwrap();
         };
-        let (error, ()) = tokio::join!(
+        let (error, ()) = both(
             async { ask_in_turn(&seeds, &request, &dialer(&world)).await },
-            serving
-        );
+            serving,
+        )
+        .await;
         let error = error.unwrap_err();
         assert!(matches!(error, JoinError::Nonsense { .. }), "{error}");
     }
@@ -322,7 +323,7 @@ async fn a_lost_answer_is_not_called_a_refusal() {
         drop(node.inbound.joins.recv().await.unwrap());
     };
     let dialer = dialer(&world);
-    let (error, ()) = tokio::join!(ask_in_turn(&seeds, &request, &dialer), serving);
+    let (error, ()) = both(ask_in_turn(&seeds, &request, &dialer), serving).await;
     let JoinError::Unanswered(failures) = error.unwrap_err() else {
         panic!("an answer from nowhere");
     };
@@ -389,6 +390,6 @@ async fn an_expired_member_gets_a_new_certificate_by_its_key() {
         let answer = encoded(&welcome(&world, &call.request));
         call.answer.send(answer).unwrap();
     };
-    let (renewed, ()) = tokio::join!(asking, serving);
+    let (renewed, ()) = both(asking, serving).await;
     assert_eq!(renewed.unwrap().node, key.node_id());
 }

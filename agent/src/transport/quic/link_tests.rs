@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
-use super::super::contract::{PATIENCE, answer_reversed, soon};
+use super::super::contract::{PATIENCE, answer_reversed, both, soon};
 use super::super::endpoint::ALPN_MEMBER;
 use super::super::fixture::{Loopback, NOW, Node, clock_at};
 use super::super::rogue::Rogue;
@@ -184,28 +184,53 @@ async fn a_peer_that_dialed_crashed_and_came_back_silently_is_found_long_before_
     again.runtime.shutdown_background();
 }
 
-/// Passes packets between one client and `target`, until it is told to swallow all but the first of new connections.
-async fn relay(
-    socket: tokio::net::UdpSocket,
-    target: SocketAddr,
-    swallow: Arc<AtomicBool>,
-    swallowed_dials: Arc<AtomicUsize>,
-) {
-    const LONG_HEADER: u8 = 0x80;
-    let mut client = None;
-    let mut packet = [0; 2048];
-    loop {
-        let (size, from) = socket.recv_from(&mut packet).await.unwrap();
-        let to = if from == target { client } else { Some(target) };
-        if from != target {
-            client = Some(from);
-        }
-        if swallow.load(Ordering::Relaxed) {
-            if packet[0] & LONG_HEADER != 0 {
-                swallowed_dials.fetch_add(1, Ordering::Relaxed);
+/// A network between one client and one server.
+struct Relay {
+    address: SocketAddr,
+    /// Swallow everything.
+    swallow: AtomicBool,
+    /// First packets of new connections that were swallowed.
+    swallowed_dials: AtomicUsize,
+}
+
+impl Relay {
+    async fn start(target: SocketAddr, delay: Duration) -> Arc<Self> {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let relay = Arc::new(Self {
+            address: socket.local_addr().unwrap(),
+            swallow: AtomicBool::new(false),
+            swallowed_dials: AtomicUsize::new(0),
+        });
+        tokio::spawn(Arc::clone(&relay).pass(Arc::new(socket), target, delay));
+        relay
+    }
+
+    async fn pass(
+        self: Arc<Self>,
+        socket: Arc<tokio::net::UdpSocket>,
+        target: SocketAddr,
+        delay: Duration,
+    ) {
+        const LONG_HEADER: u8 = 0x80;
+        let mut client = None;
+        let mut packet = [0; 2048];
+        loop {
+            let (size, from) = socket.recv_from(&mut packet).await.unwrap();
+            let to = if from == target { client } else { Some(target) };
+            if from != target {
+                client = Some(from);
             }
-        } else if let Some(to) = to {
-            socket.send_to(&packet[..size], to).await.unwrap();
+            if self.swallow.load(Ordering::Relaxed) {
+                if packet[0] & LONG_HEADER != 0 {
+                    self.swallowed_dials.fetch_add(1, Ordering::Relaxed);
+                }
+            } else if let Some(to) = to {
+                let (socket, packet) = (Arc::clone(&socket), packet[..size].to_vec());
+                tokio::spawn(async move {
+                    sleep(delay).await;
+                    socket.send_to(&packet, to).await.unwrap();
+                });
+            }
         }
     }
 }
@@ -216,22 +241,18 @@ async fn a_connection_that_swallows_everything_gets_a_rival_long_before_the_idle
     let one = world.any_node();
     let two = world.any_node();
     answer_reversed(two.inbound);
-    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let home = two.quic.local_addr().unwrap();
-    world.tell(two.id, socket.local_addr().unwrap());
-    let (swallow, dials) = (Arc::default(), Arc::default());
-    let passing = relay(socket, home, Arc::clone(&swallow), Arc::clone(&dials));
-    tokio::spawn(passing);
+    let relay = Relay::start(two.quic.local_addr().unwrap(), Duration::ZERO).await;
+    world.tell(two.id, relay.address);
     soon("an answer", call_until_answered(&one, two.id)).await;
-    swallow.store(true, Ordering::Relaxed);
+    relay.swallow.store(true, Ordering::Relaxed);
     let begun = Instant::now();
-    while dials.load(Ordering::Relaxed) == 0 {
+    while relay.swallowed_dials.load(Ordering::Relaxed) == 0 {
         one.quic.send(two.id, Channel::Gossip, number(0)).ok();
         sleep(Duration::from_millis(250)).await;
         assert!(begun.elapsed() < limits::IDLE_TIMEOUT / 2);
     }
     assert!(one.quic.is_connected(two.id), "it is not given up yet");
-    swallow.store(false, Ordering::Relaxed);
+    relay.swallow.store(false, Ordering::Relaxed);
     soon("an answer", call_until_answered(&one, two.id)).await;
 }
 
@@ -312,7 +333,7 @@ async fn a_peer_that_moved_is_followed_without_losing_or_reordering_raft_message
             assert_eq!(heard, Some((one.id, number(value))));
         }
     };
-    tokio::join!(sending, receiving);
+    both(sending, receiving).await;
     let last = homes[((MESSAGES / 40 - 1) as usize) % homes.len()];
     soon("the connection to the last address", async {
         loop {
@@ -327,6 +348,41 @@ async fn a_peer_that_moved_is_followed_without_losing_or_reordering_raft_message
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn raft_messages_on_a_faster_connection_do_not_overtake_those_on_the_slow_one_before() {
+    let mut world = Loopback::new();
+    let one = world.any_node();
+    let mut two = world.any_node();
+    let home = two.quic.local_addr().unwrap();
+    let relay = Relay::start(home, Duration::from_millis(40)).await;
+    world.tell(two.id, relay.address);
+    one.quic.send(two.id, Channel::Raft, number(0)).unwrap();
+    soon("the first message", two.inbound.raft.recv()).await;
+    world.tell(two.id, home);
+    let mut value = 0;
+    let at_home = || {
+        let link = one.quic.existing_link(two.id).unwrap();
+        link.held()
+            .is_some_and(|held| held.remote_address() == home)
+    };
+    soon("the change to the fast connection", async {
+        while !at_home() {
+            value += 1;
+            one.quic.send(two.id, Channel::Raft, number(value)).unwrap();
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for _ in 0..10 {
+        value += 1;
+        one.quic.send(two.id, Channel::Raft, number(value)).unwrap();
+    }
+    for expected in 1..=value {
+        let heard = soon("a message", two.inbound.raft.recv()).await;
+        assert_eq!(heard, Some((one.id, number(expected))));
+    }
 }
 
 #[tokio::test]
@@ -345,7 +401,7 @@ async fn a_peer_whose_address_changes_while_it_is_dialed_is_found() {
         world.tell(two.id, home);
         Instant::now()
     };
-    let (answer, moved) = tokio::join!(call, moving);
+    let (answer, moved) = both(call, moving).await;
     assert_eq!(answer, Ok(Bytes::new()));
     assert!(moved.elapsed() < Duration::from_secs(1));
 }
@@ -355,16 +411,22 @@ async fn what_was_said_before_closing_still_arrives() {
     let mut world = Loopback::new();
     let one = world.any_node();
     let mut two = world.any_node();
+    let relay = Relay::start(two.quic.local_addr().unwrap(), Duration::from_millis(10)).await;
+    world.tell(two.id, relay.address);
     one.quic.send(two.id, Channel::Raft, number(0)).unwrap();
     soon("the first message", two.inbound.raft.recv()).await;
-    for value in 1..=100 {
-        one.quic.send(two.id, Channel::Raft, number(value)).unwrap();
+    // More than a connection sends before it hears back, so that most of it is still here when the end comes.
+    let large = Bytes::from(vec![9; 10 << 10]);
+    for _ in 0..10 {
+        one.quic.send(two.id, Channel::Raft, large.clone()).unwrap();
     }
-    one.quic.close().await;
-    for value in 1..=100 {
-        let heard = soon("a last message", two.inbound.raft.recv()).await;
-        assert_eq!(heard, Some((one.id, number(value))));
-    }
+    let hearing = async {
+        for _ in 0..10 {
+            let heard = soon("a last message", two.inbound.raft.recv()).await;
+            assert_eq!(heard, Some((one.id, large.clone())));
+        }
+    };
+    both(one.quic.close(), hearing).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use kawanan_api::{ClusterId, NodeId};
 use quinn::{ConnectionError, TransportErrorCode, VarInt};
 use tokio::time::Instant;
 
-use super::super::contract::{answer_reversed, soon};
+use super::super::contract::{answer_reversed, both, soon};
 use super::super::endpoint::{ALPN_JOIN, ALPN_MEMBER};
 use super::super::fixture::{Loopback, NOW, Node, clock_at};
 use super::super::rogue::{Rogue, shown};
@@ -373,7 +373,7 @@ async fn a_renewed_certificate_is_shown_from_then_on_and_drops_no_connection() {
     let two = world.any_node();
     let opening = two.quic.open(one.id, Bytes::new(), DEADLINE);
     let mut inbound = one.inbound;
-    let (frames, call) = tokio::join!(opening, inbound.streams.recv());
+    let (frames, call) = both(opening, inbound.streams.recv()).await;
     let (mut frames, call) = (frames.unwrap(), call.unwrap());
     let renewed = world.identity_at(identity.key.clone(), NOW.saturating_add(NODE_LIFE / 2));
     assert_ne!(renewed.chain, identity.chain);

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::super::contract::{self, Peer, answer_reversed, contract_suite, soon};
+use super::super::contract::{self, Peer, answer_reversed, both, contract_suite, soon};
 use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -190,7 +190,7 @@ async fn a_crashed_node_says_nothing_and_comes_back_as_another_life() {
         assert!(two.inbound.raft.recv().await.is_none());
         drop(call);
     };
-    let (answer, ()) = tokio::join!(call, crash);
+    let (answer, ()) = both(call, crash).await;
     assert_eq!(answer, Err(CallError::NoAnswer { node: two.id }));
     let (links, mut inbound) = simulation.network.node(two.id);
     former
@@ -246,7 +246,7 @@ async fn a_joiner_s_request_is_answered() {
         assert_eq!(call.request, "please");
         call.answer.send(Bytes::from_static(b"welcome")).unwrap();
     };
-    let (answer, ()) = tokio::join!(asking, serving);
+    let (answer, ()) = both(asking, serving).await;
     assert_eq!(answer.unwrap(), "welcome");
 }
 
@@ -256,7 +256,7 @@ async fn a_stream_across_a_lasting_cut_ends() {
     let one = simulation.peer();
     let mut two = simulation.peer();
     let opening = one.links.open(two.id, Bytes::new(), DEADLINE);
-    let (frames, call) = tokio::join!(opening, two.inbound.streams.recv());
+    let (frames, call) = both(opening, two.inbound.streams.recv()).await;
     let (mut frames, call) = (frames.unwrap(), call.unwrap());
     simulation.network.cut(one.id, two.id);
     call.frames.send(Bytes::from_static(b"x")).await.unwrap();
