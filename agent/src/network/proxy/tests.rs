@@ -1,3 +1,5 @@
+//! The proxy's ports over loopback: turns, refusals, datagrams.
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
