@@ -9,7 +9,7 @@ pub mod docker;
 pub mod simulated;
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -18,12 +18,12 @@ use super::{
 use crate::clock::SimulatedClock;
 use crate::random::{Random, SystemRandom};
 
-mod real;
+pub(crate) mod real;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An engine under test, and how its containers are told to behave.
-trait Bench {
+pub(crate) trait Bench {
     fn engine(&self) -> &dyn ContainerRuntime;
     /// Runs until it is stopped, at once when asked to.
     fn runs(&self) -> ServiceSpec;

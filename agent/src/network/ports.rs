@@ -315,3 +315,6 @@ impl PortsOwner {
         self.told = Some(table);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,98 +1,137 @@
 //! The port proxy: a process of its own that passes connections on published ports to containers of this node.
 //!
 //! Promises: serves its last table from disk after a restart; a container that is taken out of the table gets no new
-//! connection and keeps its open ones; while nothing was sent, a container that refuses is skipped for the next. Never
-//! talks to the cluster, Docker or the log: its only master is the control socket, which only root can open.
+//! connection and keeps its open ones; while nothing was sent, a container that refuses is skipped for the next; a newer
+//! version takes over without losing a connection. Never talks to the cluster, Docker or the log: its only master is the
+//! control socket, which only its own user can open.
 
 mod control;
+mod handover;
 mod tcp;
 mod udp;
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kawanan_api::spec::Protocol;
-use rustix::fs::{FlockOperation, flock};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::ports::TAKEN;
 use super::table::{Order, PortFailure, PortKey, PortTable, ProxyFiles};
+use control::{Answer, Pending};
+use handover::Inherited;
 
 /// Connections passed on at a time. Each costs two sockets and 16 KiB.
-const CONNECTIONS_MAX: usize = 8192;
+const CONNECTIONS_MAX: u64 = 8192;
+/// Open files that are not connections: ports, the control socket, the runtime's own.
+const OTHER_FILES: u64 = 256;
 /// With nothing to serve for so long, the process ends.
 const IDLE_END: Duration = Duration::from_secs(60);
 /// How long open connections may go on after the process was told to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3600);
+/// Time for a newer proxy to receive the sockets.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The containers behind one port; replaced as a whole.
 type Backends = Arc<Vec<SocketAddr>>;
 
-/// Serves until told to end, or until there was nothing to serve for a minute.
+/// Serves until told to end, until a newer version takes over, or until there was nothing to serve for a minute.
 ///
 /// # Errors
-/// When another proxy runs in the directory, or the control socket cannot be opened.
+/// When a proxy of this version serves in the directory, or the control socket cannot be opened.
 pub async fn run(directory: &Path) -> io::Result<()> {
     // In a session of its own, so that neither the agent's end nor a Ctrl-C in its terminal reaches this process.
     if let Err(err) = rustix::process::setsid() {
         info!(%err, "the proxy stays in its session");
     }
-    let files = ProxyFiles::new(directory);
-    let lock = take_lock(&files)?;
-    let mut proxy = Proxy::new(files.clone());
-    proxy.apply(&last_table(&files));
-    let mut orders = control::listen(&files)?;
+    serve(
+        ProxyFiles::new(directory),
+        env!("CARGO_PKG_VERSION"),
+        IDLE_END,
+    )
+    .await
+}
+
+/// [`run`] without what concerns the process.
+pub(super) async fn serve(
+    files: ProxyFiles,
+    build: &'static str,
+    idle_end: Duration,
+) -> io::Result<()> {
+    let open_files = handover::raise_open_files();
+    let (lock, inherited) = handover::become_the_one(&files, build).await?;
+    let places = CONNECTIONS_MAX
+        .min(open_files.saturating_sub(OTHER_FILES) / 2)
+        .max(16);
+    let mut proxy = Proxy::new(files.clone(), places, inherited);
+    let failed = proxy.apply(&last_table(&files));
+    info!(
+        build,
+        ports = proxy.ports.len(),
+        failed = failed.len(),
+        "the port proxy serves"
+    );
+    let (mut orders, control) = control::listen(&files, build)?;
     let mut idle_since = Instant::now();
+    let mut sent = None;
     loop {
         tokio::select! {
             biased;
             order = orders.recv() => {
-                let Some(control::Pending { order, reply }) = order else { break };
+                let Some(Pending { order, answer }) = order else { break };
+                idle_since = Instant::now();
+                if order.hand_over_to.as_ref().is_some_and(|newer| newer != build) {
+                    control.abort();
+                    proxy.forget_socket();
+                    drop(lock);
+                    sent = proxy.hand_over(answer);
+                    break;
+                }
+                if order.hand_over_to.is_some() {
+                    reply(answer, Answer::default());
+                    continue;
+                }
                 let failed = proxy.apply(&order.table());
                 proxy.keep_table(&order);
-                if reply.send(failed).is_err() {
-                    info!("the agent went away before its answer");
-                }
+                reply(answer, Answer { failed, ..Answer::default() });
                 if order.exit {
                     break;
                 }
-                idle_since = Instant::now();
             }
-            () = sleep(IDLE_END) => {
-                if proxy.ports.is_empty() && idle_since.elapsed() >= IDLE_END {
+            () = sleep(idle_end) => {
+                if proxy.ports.is_empty() && idle_since.elapsed() >= idle_end {
                     break;
                 }
             }
         }
     }
-    proxy.close();
-    // From here on another proxy may serve the ports; this one only sees its open connections out.
-    drop(lock);
+    match sent {
+        Some(sent) => {
+            if timeout(HAND_OVER_DEADLINE, sent).await.is_err() {
+                warn!("the newer proxy did not take all ports; it opens them itself");
+            }
+        }
+        None => {
+            control.abort();
+            proxy.forget_socket();
+        }
+    }
     proxy.drain().await;
     Ok(())
 }
 
-fn take_lock(files: &ProxyFiles) -> io::Result<File> {
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(files.lock())?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "another port proxy runs in this directory",
-        )
-    })?;
-    Ok(lock)
+fn reply(asked: oneshot::Sender<Answer>, answer: Answer) {
+    if asked.send(answer).is_err() {
+        info!("the agent went away before its answer");
+    }
 }
 
 /// The table that was served last; an unreadable one is empty, the agent will tell it again.
@@ -113,11 +152,16 @@ struct Proxy {
     files: ProxyFiles,
     ports: BTreeMap<PortKey, OpenPort>,
     places: Arc<Semaphore>,
+    places_max: u64,
+    /// Sockets of the proxy before this one, until the first table says which of them are wanted.
+    inherited: Inherited,
 }
 
 struct OpenPort {
     backends: watch::Sender<Backends>,
     listener: JoinHandle<()>,
+    /// The socket once more, for the proxy after this one.
+    socket: OwnedFd,
 }
 
 impl Drop for OpenPort {
@@ -127,11 +171,14 @@ impl Drop for OpenPort {
 }
 
 impl Proxy {
-    fn new(files: ProxyFiles) -> Self {
+    fn new(files: ProxyFiles, places_max: u64, inherited: Inherited) -> Self {
+        let places = usize::try_from(places_max).unwrap_or(usize::MAX);
         Self {
             files,
             ports: BTreeMap::new(),
-            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
+            places_max,
+            inherited,
         }
     }
 
@@ -161,48 +208,86 @@ impl Proxy {
                 }),
             }
         }
+        self.inherited.clear();
         failed
     }
 
-    fn open(&self, key: PortKey, backends: Backends) -> io::Result<OpenPort> {
+    fn open(&mut self, key: PortKey, backends: Backends) -> io::Result<OpenPort> {
+        let inherited = self.inherited.remove(&key);
         let (backends, seen) = watch::channel(backends);
-        let listener = match key.protocol {
-            Protocol::Tcp => tcp::serve(key.port, seen, Arc::clone(&self.places))?,
-            Protocol::Udp => udp::serve(key.port, seen)?,
+        let (listener, socket) = match key.protocol {
+            Protocol::Tcp => {
+                let door = tcp::door(key.port, inherited)?;
+                let socket = door.as_fd_owned()?;
+                (tcp::serve(door.0, seen, Arc::clone(&self.places)), socket)
+            }
+            Protocol::Udp => {
+                let door = udp::door(key.port, inherited)?;
+                let socket = door.as_fd_owned()?;
+                (udp::serve(door.0, seen), socket)
+            }
         };
-        Ok(OpenPort { backends, listener })
+        Ok(OpenPort {
+            backends,
+            listener,
+            socket,
+        })
     }
 
     /// Remembers the table for the next start. A failed write costs only that memory.
     fn keep_table(&self, order: &Order) {
         let aside = self.files.last_table().with_extension("new");
-        let written = serde_json::to_vec(&Order {
+        let kept = Order {
             exit: false,
+            hand_over_to: None,
             ..order.clone()
-        })
-        .map_err(io::Error::other)
-        .and_then(|bytes| std::fs::write(&aside, bytes))
-        .and_then(|()| std::fs::rename(&aside, self.files.last_table()));
+        };
+        let written = serde_json::to_vec(&kept)
+            .map_err(io::Error::other)
+            .and_then(|bytes| std::fs::write(&aside, bytes))
+            .and_then(|()| std::fs::rename(&aside, self.files.last_table()));
         if let Err(err) = written {
             warn!(%err, "the table was not kept for a restart");
         }
     }
 
-    /// Closes all ports and the control socket. Open connections go on.
-    fn close(&mut self) {
-        self.ports.clear();
+    /// Gives all sockets to whoever asked, and accepts nothing any more. Returns what resolves when they are sent.
+    fn hand_over(&mut self, asked: oneshot::Sender<Answer>) -> Option<oneshot::Receiver<()>> {
+        let ports = std::mem::take(&mut self.ports);
+        let mut handed = Vec::new();
+        for (key, open) in &ports {
+            match open.socket.try_clone() {
+                Ok(socket) => handed.push((*key, socket)),
+                Err(err) => warn!(%key, %err, "a port is not handed over"),
+            }
+        }
+        // Stops accepting before anybody else starts; who waits to be accepted waits in the socket.
+        drop(ports);
+        let (done, sent) = oneshot::channel();
+        info!(ports = handed.len(), "a newer port proxy takes over");
+        reply(
+            asked,
+            Answer {
+                handed,
+                done: Some(done),
+                ..Answer::default()
+            },
+        );
+        Some(sent)
+    }
+
+    fn forget_socket(&self) {
         if let Err(err) = std::fs::remove_file(self.files.socket()) {
             info!(%err, "the control socket was gone already");
         }
     }
 
-    /// Waits for open connections to finish.
-    async fn drain(self) {
-        let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
-        if timeout(DRAIN_DEADLINE, self.places.acquire_many(all))
-            .await
-            .is_err()
-        {
+    /// Closes all ports and waits for open connections to finish.
+    async fn drain(mut self) {
+        self.ports.clear();
+        let all = u32::try_from(self.places_max).unwrap_or(u32::MAX);
+        let finished = timeout(DRAIN_DEADLINE, self.places.acquire_many(all)).await;
+        if finished.is_err() {
             info!("connections that are still open are cut off");
         }
     }

@@ -39,7 +39,11 @@ pub struct Order {
     pub version: u32,
     pub ports: Vec<PortRow>,
     /// Stop listening, let open connections finish, end.
+    #[serde(default)]
     pub exit: bool,
+    /// From a newer proxy of this version: give it the sockets, let open connections finish, end.
+    #[serde(default)]
+    pub hand_over_to: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +61,9 @@ pub struct Report {
     pub build: String,
     /// Ports that could not be opened, and why.
     pub failed: Vec<PortFailure>,
+    /// Ports whose sockets follow this line, one message each, in this order.
+    #[serde(default)]
+    pub handed: Vec<PortKey>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +86,7 @@ impl Order {
             version: CONTROL_VERSION,
             ports,
             exit: false,
+            hand_over_to: None,
         }
     }
 

@@ -19,6 +19,7 @@ use crate::random::SeededRandom;
 
 mod engine;
 mod lifecycle;
+mod real;
 mod speed;
 
 const ME: NodeId = NodeId::from_bits(1);
@@ -40,14 +41,14 @@ struct LogFaults {
 }
 
 impl Log {
-    fn found(clock: SimulatedClock) -> Self {
+    fn found(clock: SimulatedClock, cluster: ClusterId) -> Self {
         let log = Self {
             state: Arc::new(watch::channel(Arc::new(ClusterState::default())).0),
             clock,
             inner: Arc::default(),
         };
         log.ok(Command::Found {
-            cluster: CLUSTER,
+            cluster,
             authority: vec![1],
             node: NewNode {
                 id: ME,
@@ -168,7 +169,7 @@ impl World {
         let engine = SimulatedRuntime::new(seed, Latencies::default(), Arc::new(clock));
         engine.add_image("app");
         Self {
-            log: Log::found(clock),
+            log: Log::found(clock, CLUSTER),
             engine,
             ports: SimulatedPorts::default(),
             caught_up: watch::channel(true).0,

@@ -10,9 +10,9 @@ use crate::containers::docker::Docker;
 const BUSYBOX: &str = "/bin/busybox";
 
 /// A real engine and an image of its own; takes everything away again when dropped.
-struct Machine {
-    engine: Docker,
-    cluster: ClusterId,
+pub(crate) struct Machine {
+    pub(crate) engine: Arc<Docker>,
+    pub(crate) cluster: ClusterId,
     image: String,
     missing: String,
     occupied: TcpListener,
@@ -30,7 +30,7 @@ fn docker(arguments: &[&str]) -> Option<String> {
 
 impl Machine {
     /// `None` when this machine has no Docker to test with, unless one is required.
-    fn find() -> Option<Self> {
+    pub(crate) fn find() -> Option<Self> {
         let usable = Path::new(BUSYBOX).exists() && docker(&["version"]).is_some();
         if !usable {
             let required = std::env::var("KAWANAN_REQUIRE_DOCKER").is_ok_and(|value| value == "1");
@@ -45,7 +45,7 @@ impl Machine {
         let image = format!("kawanan-test/contract:{}", cluster.short());
         import_busybox(&image);
         Some(Self {
-            engine: Docker::connect("").unwrap(),
+            engine: Arc::new(Docker::connect("").unwrap()),
             missing: format!("localhost:1/kawanan-test/{}", cluster.short()),
             occupied: TcpListener::bind("0.0.0.0:0").unwrap(),
             cluster,
@@ -93,7 +93,7 @@ impl Drop for Machine {
 
 impl Bench for Machine {
     fn engine(&self) -> &dyn ContainerRuntime {
-        &self.engine
+        &*self.engine
     }
     fn runs(&self) -> ServiceSpec {
         self.running("trap 'exit 0' TERM; while true; do busybox sleep 0.1; done")

@@ -1,3 +1,5 @@
+//! The proxy's ports over loopback: turns, refusals, datagrams.
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -37,7 +39,10 @@ fn free_port() -> u16 {
 
 fn proxy() -> (Proxy, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    (Proxy::new(ProxyFiles::new(dir.path())), dir)
+    (
+        Proxy::new(ProxyFiles::new(dir.path()), 1000, Inherited::new()),
+        dir,
+    )
 }
 
 fn tcp(port: u16) -> PortKey {
