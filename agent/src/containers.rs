@@ -2,6 +2,14 @@
 //!
 //! Every call has a deadline inside and returns a typed error; a hung engine makes calls fail, it never makes them
 //! wait for ever. Creating is idempotent by task. The trait never restarts, never decides: `logic::converge` does.
+//!
+//! [`docker`] is the real thing, [`simulated`] its twin in virtual time; one contract suite runs on both.
+
+pub mod docker;
+pub mod simulated;
+
+#[cfg(test)]
+mod contract;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +40,8 @@ pub struct SeenContainer {
     /// From the labels; `None` when a label is missing or damaged.
     pub task: Option<TaskId>,
     pub service: Option<ServiceId>,
+    /// The node whose agent made it.
+    pub node: Option<NodeId>,
     pub status: ContainerStatus,
     /// Address on the engine's bridge while running, for the port proxy.
     pub address: Option<std::net::IpAddr>,
@@ -53,6 +63,8 @@ pub enum ContainerStatus {
     },
     /// On its way out, or stuck there.
     Removing,
+    /// The engine could not get rid of it and lost track.
+    Dead,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +94,14 @@ pub enum EngineError {
     /// No answer within the deadline; it may still happen.
     #[error("the container engine did not answer `{call}` within {after:?}")]
     TimedOut { call: &'static str, after: Duration },
-    /// The image cannot be had.
-    #[error("image {image}: {cause}")]
+    /// Nobody has this image: asking again will not help.
+    #[error("no such image: {image} ({cause})")]
+    NoSuchImage { image: String, cause: String },
+    /// The registry wants fewer pulls; later it will give the image.
+    #[error("the registry limits pulls, so {image} has to wait: {cause}")]
+    RegistryBusy { image: String, cause: String },
+    /// The image could not be fetched this time.
+    #[error("cannot pull {image}: {cause}")]
     Image { image: String, cause: String },
     /// The engine refuses this container: port taken, mount missing, bad option.
     #[error("{0}")]
@@ -112,9 +130,12 @@ pub struct LogLine {
     pub text: Bytes,
 }
 
-/// Something happened to a container of ours: look again. Carries no data on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stirred;
+/// Something happened to a container of ours: look again. Says nothing of what happened, on purpose; the id only
+/// tells where to look first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stirred {
+    pub container: Option<String>,
+}
 
 #[async_trait]
 pub trait ContainerRuntime: Send + Sync + 'static {
@@ -122,6 +143,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// All containers that carry this cluster's label, running or not.
     async fn list(&self, cluster: ClusterId) -> Result<Vec<SeenContainer>, EngineError>;
+
+    /// One container as it is now.
+    async fn inspect(&self, container: &str) -> Result<SeenContainer, EngineError>;
 
     /// Makes sure that the image is here, pulling it if it is not.
     async fn ensure_image(&self, spec: &ServiceSpec) -> Result<(), EngineError>;

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::get;
+use axum::routing::{get, post};
 use kawanan_api::{ApiError, ErrorCode, RequestId, Revision, TaskId};
 use kawanan_logic::reconcile::{Plan, reconcile};
 use kawanan_logic::view::{Outlook, View};
@@ -82,6 +82,7 @@ impl Api {
         Router::new()
             .route("/v1/version", get(cluster::version))
             .route("/v1/cluster", get(cluster::show))
+            .route("/v1/leave", post(cluster::leave))
             .merge(nodes::routes())
             .merge(services::routes())
             .merge(tasks::routes())

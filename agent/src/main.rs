@@ -1,1 +1,7 @@
-fn main() {}
+//! The `agent` binary: flags, then one call per subcommand.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kawanan_agent::commands::main()
+}

@@ -2,6 +2,9 @@
 //!
 //! Append-only enums, encoded by `kawanan_logic::codec`.
 
+pub mod serve;
+pub mod streams;
+
 use kawanan_api::{ApiError, NodeId, Revision, TaskId, Timestamp};
 use kawanan_logic::Entry;
 use kawanan_logic::state::Outcome;
@@ -17,8 +20,8 @@ pub enum Request {
     Propose(Box<Entry>),
     /// For the leader: the revision that a read must have applied to be linearizable.
     ReadIndex,
-    /// For the leader: sign a new certificate for the asking node's own key.
-    Renew { signing_request: Vec<u8> },
+    /// For the leader: what a joiner asked of another node, or a member's wish for a fresh certificate.
+    Join { request: Vec<u8> },
     /// From the leader to a node that is about to vote: the authority's private key (PKCS#8).
     HoldAuthorityKey { key: Vec<u8> },
 }
@@ -35,8 +38,8 @@ pub enum Answer {
         leader: Option<NodeId>,
     },
     Revision(Revision),
-    /// Certificates, DER, the node's own first.
-    Certificates(Vec<Vec<u8>>),
+    /// What to tell the joiner.
+    Joined(Vec<u8>),
     Done,
     Failed(ApiError),
 }

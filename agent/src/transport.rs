@@ -4,7 +4,7 @@
 //! [`AddressBook`], dials, and checks that who answers holds that node's key. Four ways to talk:
 //!
 //! * [`PeerLinks::send`]: one message, enqueued at once, lost without notice when the peer cannot keep up (Raft, gossip);
-//!   messages of one channel to one peer arrive in order.
+//!   Raft messages to one peer arrive in order.
 //! * [`PeerLinks::call`]: a request and its answer, with a deadline.
 //! * [`PeerLinks::open`]: a request answered by a stream of frames (logs).
 //! * joiners, who hold no certificate yet, come in as [`JoinCall`].
@@ -20,6 +20,28 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kawanan_api::NodeId;
 use tokio::sync::{mpsc, oneshot, watch};
+
+mod codes;
+#[cfg(test)]
+pub(crate) mod contract;
+mod credentials;
+mod endpoint;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod join_dial;
+mod limits;
+mod peer_link;
+mod quic;
+#[cfg(test)]
+mod rogue;
+mod serve;
+pub mod simulated;
+mod stream_kind;
+
+pub use credentials::CredentialsError;
+pub use endpoint::BindError;
+pub use join_dial::{JoinDialError, JoinDialer};
+pub use quic::Quic;
 
 /// Where to dial each node. Hints: gossip and the node table keep it fresh.
 pub type AddressBook = watch::Receiver<Arc<BTreeMap<NodeId, SocketAddr>>>;
@@ -48,6 +70,8 @@ pub enum SendError {
     NoAddress(NodeId),
     #[error("the queue to node {0} is full")]
     QueueFull(NodeId),
+    #[error("a message of {size} bytes is larger than the {limit} that its channel carries")]
+    TooLarge { size: usize, limit: usize },
 }
 
 /// A call that brought no answer.

@@ -133,6 +133,13 @@ impl Client {
             .await
     }
 
+    /// Has the node that answers leave its cluster; its agent ends after the answer. `last`: it is the only node.
+    pub async fn leave(&self, last: bool) -> Result<(), ClientError> {
+        let last = if last { "true" } else { "false" };
+        let call = self.call(Method::POST, &["leave"], &[("last", last)], &())?;
+        self.once_on_a_fresh_connection(&call).await
+    }
+
     /// What a drain of the node still waits for, at every change.
     pub async fn node_progress(&self, node: &str) -> Result<LineStream<DrainEvent>, ClientError> {
         self.stream(&["nodes", node, "progress"], &[]).await

@@ -19,6 +19,8 @@ pub mod state;
 pub mod view;
 
 mod apply;
+#[cfg(test)]
+mod testing;
 
 pub use apply::check_level;
 pub use command::{Command, Entry};

@@ -15,8 +15,12 @@ use crate::state::{ClusterState, Node, NodeStatus};
 #[cfg(test)]
 mod tests;
 
-/// How long a learner must have been up and level before it may vote.
+/// How long a learner must have been up and level before it may vote in another one's place: a node that flaps is no
+/// better than the one it would replace.
 pub const STABLE_MIN: Duration = Duration::from_secs(10);
+/// The same while there are fewer voters than there should be: until then a lost voter costs the quorum, so waiting is
+/// the greater risk.
+pub const STABLE_MIN_TO_GROW: Duration = Duration::from_secs(1);
 /// The label by which voters are spread.
 const ZONE: &str = "zone";
 

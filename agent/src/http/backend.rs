@@ -48,6 +48,12 @@ pub trait Backend: Send + Sync + 'static {
     /// `NoLeader`.
     async fn read_barrier(&self) -> Result<(), ApiError>;
 
+    /// Takes this node out of its cluster and ends the agent soon after. `last`: it is the only node.
+    ///
+    /// # Errors
+    /// When the cluster cannot be told.
+    async fn leave(&self, last: bool) -> Result<(), ApiError>;
+
     /// The output of a task's container, from whichever node runs it.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use kawanan_api::views::{ClusterView, VersionView};
+use serde::Deserialize;
 
 use super::Api;
 use super::answer::{Answer, Query, ReadQuery};
@@ -29,4 +30,19 @@ pub(super) async fn show(
         .await?;
     cluster.this_node_name = standing.this_node_name;
     Ok(Json(cluster))
+}
+
+/// How this node leaves.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Leave {
+    /// It is the only node: there is nobody to say goodbye to.
+    #[serde(default)]
+    last: bool,
+}
+
+/// Takes leave of the cluster; the agent ends after its answer.
+pub(super) async fn leave(State(api): State<Api>, Query(leave): Query<Leave>) -> Answer<()> {
+    api.backend.leave(leave.last).await?;
+    Ok(Json(()))
 }
