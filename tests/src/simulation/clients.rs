@@ -137,10 +137,7 @@ impl Client {
         let asked = self.market.ledger.asks();
         let what = describe(&command);
         let trace = self.market.trace.clone();
-        trace.note(
-            &self.name,
-            format!("asks {}: {what}", request.short()),
-        );
+        trace.note(&self.name, format!("asks {}: {what}", request.short()));
         let outcome = loop {
             match self.attempt(request, &command).await {
                 Some(outcome) => break outcome,
@@ -173,9 +170,7 @@ impl Client {
     /// One try at one node. `None`: nobody knows, or not now.
     async fn attempt(&mut self, request: RequestId, command: &Command) -> Option<Outcome> {
         let door = self.market.doors.any(&mut self.random)?;
-        let submitted = door
-            .submitter
-            .submit_as(request, command.clone(), ATTEMPT);
+        let submitted = door.submitter.submit_as(request, command.clone(), ATTEMPT);
         match timeout(ATTEMPT * 2, door.life.sees(submitted)).await {
             Ok(Ok(revision)) => Some(Ok(revision)),
             Ok(Err(err)) if is_passing(&err) => {

@@ -186,7 +186,11 @@ fn draw_trouble(random: &mut StdRng, machines: usize) -> Trouble {
             permille: *[10, 50, 200, 400].choose(random).unwrap_or(&10),
         },
         74..79 => Trouble::Slow {
-            delay: draw_between(random, Duration::from_millis(20), Duration::from_millis(300)),
+            delay: draw_between(
+                random,
+                Duration::from_millis(20),
+                Duration::from_millis(300),
+            ),
         },
         79..83 => Trouble::EngineHangs(one),
         83..86 => Trouble::EngineGone(one),

@@ -65,7 +65,10 @@ fn headline(world: &World, state: &ClusterState) -> String {
         names.sort();
         list(&names)
     };
-    let runs = world.machines.iter().filter_map(|machine| machine.run.as_ref());
+    let runs = world
+        .machines
+        .iter()
+        .filter_map(|machine| machine.run.as_ref());
     let newest = runs
         .map(|run| run.status())
         .filter(|status| status.leader.is_some())

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kawanan_agent::clock::SharedClock;
+use kawanan_agent::consensus::{ConsensusConfig, ElectionTicks};
 use kawanan_agent::containers::EngineInfo;
 use kawanan_agent::containers::simulated::{Latencies, SimulatedRuntime};
-use kawanan_agent::consensus::{ConsensusConfig, ElectionTicks};
 use kawanan_agent::directory::Member;
 use kawanan_agent::facts;
 use kawanan_agent::gossip::keys;

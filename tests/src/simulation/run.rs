@@ -105,13 +105,19 @@ impl Run {
             disk: consensus::persist::Setup::simulated(machine.disk.open(), machine.disk_latency()),
             links: Arc::clone(&shared_links),
             raft_inbound: inbound.raft,
-            hints: machine.hints.iter().map(|(node, member)| (member.raft, *node)).collect(),
+            hints: machine
+                .hints
+                .iter()
+                .map(|(node, member)| (member.raft, *node))
+                .collect(),
             clock: Arc::clone(&world.clock),
             random: Arc::clone(&random),
         })
         .map_err(|err| err.to_string())?;
 
-        let liveness = world.gossip.enter(machine.node, life.clone(), machine.gossiped());
+        let liveness = world
+            .gossip
+            .enter(machine.node, life.clone(), machine.gossiped());
         let (directory, keeper) = directory(machine.hints.clone());
         world.network.set_gate(machine.node, Arc::new(directory));
         let mut tasks = JoinSet::new();
@@ -223,7 +229,10 @@ fn start_node(
         parallel_starts: PARALLEL_STARTS,
     }));
     let (wanted_sender, wanted) = watch::channel(machine.facts());
-    tasks.spawn(facts::follow_engine(node.engine_info.clone(), wanted_sender));
+    tasks.spawn(facts::follow_engine(
+        node.engine_info.clone(),
+        wanted_sender,
+    ));
     tasks.spawn(facts::keep_true(
         machine.node,
         machine.raft,
@@ -231,7 +240,11 @@ fn start_node(
         part.state(),
         part.submitter.clone(),
     ));
-    tasks.spawn(gossip_about(machine.node, node.engine.clone(), world.gossip.clone()));
+    tasks.spawn(gossip_about(
+        machine.node,
+        node.engine.clone(),
+        world.gossip.clone(),
+    ));
     node
 }
 

@@ -70,7 +70,9 @@ pub fn run(seed: u64) -> Report {
         let mut world = World::new(seed);
         let settled_after = live(&mut world, seed).await;
         for panic in runtime::panics() {
-            world.ledger.violated(format!("something panicked: {panic}"));
+            world
+                .ledger
+                .violated(format!("something panicked: {panic}"));
         }
         Report {
             seed,
@@ -135,7 +137,9 @@ async fn live(world: &mut World, seed: u64) -> Option<Duration> {
     }
     world.repair(&lost);
     close.send_replace(true);
-    let finished = timeout(SETTLES_WITHIN, async { while clients.join_next().await.is_some() {} });
+    let finished = timeout(SETTLES_WITHIN, async {
+        while clients.join_next().await.is_some() {}
+    });
     if world.drive(finished).await.is_err() {
         world
             .ledger
@@ -156,11 +160,7 @@ async fn grow(world: &mut World, machines: usize) -> bool {
     true
 }
 
-fn open_market(
-    world: &World,
-    random: &mut StdRng,
-    closing: watch::Receiver<bool>,
-) -> JoinSet<()> {
+fn open_market(world: &World, random: &mut StdRng, closing: watch::Receiver<bool>) -> JoinSet<()> {
     let market = Market {
         doors: world.doors.clone(),
         ledger: world.ledger.clone(),
@@ -170,7 +170,11 @@ fn open_market(
     let nodes: Vec<NodeId> = world.machines.iter().map(|machine| machine.node).collect();
     let mut clients = JoinSet::new();
     for number in 1..=CLIENTS {
-        let drains = if number == 1 { nodes.clone() } else { Vec::new() };
+        let drains = if number == 1 {
+            nodes.clone()
+        } else {
+            Vec::new()
+        };
         let client = Client::new(
             &format!("c{number}"),
             market.clone(),

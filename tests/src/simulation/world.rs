@@ -15,7 +15,9 @@ use kawanan_agent::containers::ContainerStatus;
 use kawanan_agent::directory::Member;
 use kawanan_agent::log_store::Fault;
 use kawanan_agent::transport::simulated::{SimulatedNetwork, Weather};
-use kawanan_api::{ApiError, ClusterId, ErrorCode, NodeId, RequestId, Revision, TaskId, Timestamp, TokenId};
+use kawanan_api::{
+    ApiError, ClusterId, ErrorCode, NodeId, RequestId, Revision, TaskId, Timestamp, TokenId,
+};
 use kawanan_logic::{ClusterState, Command};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -140,7 +142,9 @@ impl World {
 
     fn places(&self) -> BTreeMap<NodeId, MachineIndex> {
         let machines = self.machines.iter().enumerate();
-        machines.map(|(place, machine)| (machine.node, place)).collect()
+        machines
+            .map(|(place, machine)| (machine.node, place))
+            .collect()
     }
 
     /// A task never has two running containers, on one machine or on several.
@@ -166,7 +170,9 @@ impl World {
 
     /// The place of a machine among the machines.
     pub fn place_of(&self, name: &str) -> Option<MachineIndex> {
-        self.machines.iter().position(|machine| machine.name == name)
+        self.machines
+            .iter()
+            .position(|machine| machine.name == name)
     }
 
     /// Adds a machine and makes it a member: the first one founds the cluster.
@@ -187,7 +193,8 @@ impl World {
     }
 
     async fn found(&mut self) -> Result<(), ApiError> {
-        self.trace.note(&self.machines[0].name, "founds the cluster");
+        self.trace
+            .note(&self.machines[0].name, "founds the cluster");
         Run::found_log(&self.machines[0])?;
         self.start(0);
         let command = Command::Found {
@@ -247,11 +254,9 @@ impl World {
                 .collect();
             let answer = match doors.choose(&mut self.random).cloned() {
                 Some(door) => {
-                    let attempt = door.submitter.submit_as(
-                        request,
-                        command.clone(),
-                        Duration::from_secs(5),
-                    );
+                    let attempt =
+                        door.submitter
+                            .submit_as(request, command.clone(), Duration::from_secs(5));
                     let answered = timeout(Duration::from_secs(6), door.life.sees(attempt));
                     self.drive(answered).await.ok()
                 }
@@ -440,7 +445,10 @@ impl World {
             Trouble::AllAgentsDown => all.for_each(|place| self.kill(place)),
             Trouble::AllMachinesDown => all.for_each(|place| self.power_off(place)),
             Trouble::Frozen(place) => self.set_frozen(*place, true),
-            Trouble::Isolated(_) | Trouble::OneWay { .. } | Trouble::Pair(..) | Trouble::Split(_) => {
+            Trouble::Isolated(_)
+            | Trouble::OneWay { .. }
+            | Trouble::Pair(..)
+            | Trouble::Split(_) => {
                 self.set_cuts(trouble, true);
             }
             Trouble::Loss { .. } | Trouble::Slow { .. } => self.set_weather(trouble, true),
@@ -467,7 +475,10 @@ impl World {
             Trouble::AllAgentsDown => all.for_each(|place| self.start(place)),
             Trouble::AllMachinesDown => all.for_each(|place| self.power_on(place)),
             Trouble::Frozen(place) => self.set_frozen(*place, false),
-            Trouble::Isolated(_) | Trouble::OneWay { .. } | Trouble::Pair(..) | Trouble::Split(_) => {
+            Trouble::Isolated(_)
+            | Trouble::OneWay { .. }
+            | Trouble::Pair(..)
+            | Trouble::Split(_) => {
                 self.set_cuts(trouble, false);
             }
             Trouble::Loss { .. } | Trouble::Slow { .. } => self.set_weather(trouble, false),
