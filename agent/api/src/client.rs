@@ -103,7 +103,7 @@ impl Client {
 
     /// A fresh idempotency key.
     pub fn draw_request_id() -> RequestId {
-        RequestId::from_bits(rand::random())
+        RequestId::from_bits(u128::from(draw()) << 64 | u128::from(draw()))
     }
 
     pub async fn version(&self) -> Result<VersionView, ClientError> {
@@ -300,7 +300,7 @@ impl Client {
             if !may_repeat || tries == WRITE_TRIES_MAX {
                 return Err(error);
             }
-            let jitter = RETRY_PAUSE.mul_f64(rand::random::<f64>());
+            let jitter = RETRY_PAUSE.mul_f64(draw() as f64 / u64::MAX as f64);
             tokio::time::sleep(RETRY_PAUSE * tries + jitter).await;
             tries += 1;
         }
@@ -363,11 +363,31 @@ impl Client {
     }
 }
 
+/// 64 random bits: the standard library's hash keys come from the operating system, so the hash of nothing is as good
+/// as a random number. No need for a library.
+fn draw() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(())
+}
+
 impl ExchangeError {
     fn on(self, host: Host) -> ClientError {
         match self {
             Self::Api(error) => ClientError::Api(error),
             Self::Lost(cause) => ClientError::Lost { host, cause },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_request_id_is_drawn_twice() {
+        let drawn: BTreeSet<RequestId> = (0..1000).map(|_| Client::draw_request_id()).collect();
+        assert_eq!(drawn.len(), 1000);
     }
 }

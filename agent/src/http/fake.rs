@@ -363,8 +363,15 @@ impl Backend for FakeCluster {
         }
     }
 
-    async fn leave(&self, _last: bool) -> Result<(), ApiError> {
-        Ok(())
+    async fn leave(&self, last: bool) -> Result<(), ApiError> {
+        if last {
+            return Ok(());
+        }
+        let command = Command::SetNodeStatus {
+            id: self.standing().this_node,
+            status: NodeStatus::Left,
+        };
+        self.apply(command).map(|_| ())
     }
 
     async fn logs(

@@ -14,7 +14,8 @@ pub fn until(at: Timestamp, now: Timestamp) -> String {
     if at <= now {
         return ago(at, now);
     }
-    format!("in {}", length(at.since(now)))
+    // A token of 24 hours that is a second old still expires in 24 hours.
+    format!("in {}", length(at.since(now) + Duration::from_secs(30)))
 }
 
 /// A length of time in its largest fitting unit, as docker rounds it.
@@ -39,7 +40,9 @@ fn length(duration: Duration) -> String {
 /// A short measured time: `2.1 s`, `3 min 20 s`.
 pub fn taken(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    if seconds < 60 {
+    if seconds < 60 && duration.subsec_millis() == 0 {
+        format!("{seconds} s")
+    } else if seconds < 60 {
         format!("{:.1} s", duration.as_secs_f64())
     } else {
         format!("{} min {} s", seconds / 60, seconds % 60)
@@ -66,7 +69,8 @@ mod tests {
             assert_eq!(ago(at, now), text);
         }
         let tomorrow = now.saturating_add(Duration::from_secs(86_399));
-        assert_eq!(until(tomorrow, now), "in 23 hours");
+        assert_eq!(until(tomorrow, now), "in 24 hours");
+        assert_eq!(taken(Duration::from_secs(2)), "2 s");
         assert_eq!(taken(Duration::from_millis(2140)), "2.1 s");
     }
 }

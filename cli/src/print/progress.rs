@@ -75,29 +75,25 @@ fn node_of(seat: &SeatView) -> &str {
 
 /// What there is to say about a seat beside its state.
 fn remark(seat: &SeatView) -> String {
-    let mut remark = (seat.task.error.clone())
-        .or_else(|| seat.task.message.clone())
-        .or_else(|| {
-            seat.last_error
-                .clone()
-                .filter(|_| seat.task.state != TaskState::Running)
-        })
-        .unwrap_or_default();
-    if !seat.up_to_date {
-        remark = "to be replaced".to_owned();
-    } else if seat.older_runs && seat.task.state < TaskState::Running && remark.is_empty() {
-        remark = "the older one still runs".to_owned();
+    if seat.task.state == TaskState::Running && seat.up_to_date {
+        return seat.task.message.clone().unwrap_or_default();
     }
-    if seat.ended > 0 && seat.task.state != TaskState::Running {
-        let times = if seat.ended == 1 { "once" } else { "times" };
-        let count = if seat.ended == 1 {
-            String::new()
-        } else {
-            format!("{} ", seat.ended)
-        };
-        remark = format!("ended {count}{times}: {remark}");
+    let (message, error) = (
+        &seat.task.message,
+        seat.task.error.as_ref().or(seat.last_error.as_ref()),
+    );
+    let remark = match (message, error) {
+        (Some(message), Some(error)) => format!("{message}: {error}"),
+        (Some(only), None) | (None, Some(only)) => only.clone(),
+        (None, None) if !seat.up_to_date => "to be replaced".to_owned(),
+        (None, None) if seat.older_runs => "the older one still runs".to_owned(),
+        (None, None) => String::new(),
+    };
+    match seat.ended {
+        0 => remark,
+        1 => format!("ended once; {remark}"),
+        ended => format!("ended {ended} times; {remark}"),
     }
-    remark
 }
 
 fn counts(event: &ProgressEvent) -> String {
@@ -158,10 +154,16 @@ fn overall(event: &ProgressEvent, elapsed: Duration, style: Style) -> String {
 pub struct News {
     told: BTreeMap<String, String>,
     counted: String,
+    began: bool,
 }
 
 impl News {
-    pub fn of(&mut self, event: &ProgressEvent) -> Vec<String> {
+    pub fn of(&mut self, headline: &str, event: &ProgressEvent) -> Vec<String> {
+        let headline = (!std::mem::replace(&mut self.began, true)).then(|| harmless(headline));
+        headline.into_iter().chain(self.changes(event)).collect()
+    }
+
+    fn changes(&mut self, event: &ProgressEvent) -> Vec<String> {
         if event.seats.len() > SEATS_SHOWN_MAX {
             let counted = format!("{}: {}", event.name, counts(event));
             if counted == self.counted {
@@ -177,14 +179,9 @@ impl News {
                 _ => String::new(),
             };
             let mut line = format!("{}{on}: {}", seat.name, seat.task.state);
-            // A countdown in the message would make a line of every second.
-            let remark = seat.task.error.clone().or_else(|| {
-                seat.last_error
-                    .clone()
-                    .filter(|_| seat.task.state != TaskState::Running)
-            });
-            if let Some(remark) = remark {
-                line.push_str(&format!(": {remark}"));
+            // Not the message: a countdown in it would make a line of every second.
+            if let Some(error) = &seat.task.error {
+                line.push_str(&format!(": {error}"));
             }
             if !seat.up_to_date {
                 line.push_str(" (to be replaced)");

@@ -11,14 +11,15 @@ const WIDTH_UNKNOWN: usize = 80;
 /// Draws on standard error. On anything but a terminal it draws nothing.
 pub struct Screen {
     pub style: Style,
-    drawn: usize,
+    /// What is on the screen, with the cursor below it.
+    drawn: Vec<String>,
 }
 
 impl Screen {
     pub fn new() -> Self {
         Self {
             style: Style::of_stderr(),
-            drawn: 0,
+            drawn: Vec::new(),
         }
     }
 
@@ -32,34 +33,23 @@ impl Screen {
             return;
         }
         let width = terminal_width().unwrap_or(WIDTH_UNKNOWN);
-        let mut text = self.back();
-        for line in lines {
-            text.push_str(&clipped(line, width));
-            text.push('\n');
-        }
-        self.drawn = lines.len();
+        let lines: Vec<String> = lines.iter().map(|line| clipped(line, width)).collect();
+        let text = redrawn(&self.drawn, &lines);
+        self.drawn = lines;
         self.put(&text);
     }
 
     /// Leaves what was drawn where it is.
     pub fn keep(&mut self) {
-        self.drawn = 0;
+        self.drawn.clear();
     }
 
     /// Takes away what was drawn.
     pub fn clear(&mut self) {
-        if self.is_live() && self.drawn > 0 {
-            let text = self.back();
-            self.drawn = 0;
+        if self.is_live() && !self.drawn.is_empty() {
+            let text = redrawn(&self.drawn, &[]);
+            self.drawn.clear();
             self.put(&text);
-        }
-    }
-
-    /// Up to the first drawn line, and everything below it erased.
-    fn back(&self) -> String {
-        match self.drawn {
-            0 => String::new(),
-            lines => format!("\u{1b}[{lines}A\r\u{1b}[J"),
         }
     }
 
@@ -73,6 +63,25 @@ impl Screen {
             self.style.terminal = false;
         }
     }
+}
+
+/// From one picture to the next: lines that stay are not touched, so that nothing flickers.
+fn redrawn(before: &[String], lines: &[String]) -> String {
+    let mut text = match before.len() {
+        0 => String::new(),
+        count => format!("\u{1b}[{count}A\r"),
+    };
+    for (place, line) in lines.iter().enumerate() {
+        if before.get(place) != Some(line) {
+            text.push_str("\u{1b}[2K");
+            text.push_str(line);
+        }
+        text.push('\n');
+    }
+    if before.len() > lines.len() {
+        text.push_str("\u{1b}[J");
+    }
+    text
 }
 
 /// The line cut at the terminal's edge, colors not counted, so that it stays one line.
@@ -97,7 +106,23 @@ fn clipped(line: &str, width: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::clipped;
+    use super::{clipped, redrawn};
+
+    #[test]
+    fn only_lines_that_changed_are_drawn_again() {
+        let lines = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let (first, second) = (lines(&["a", "b", "c"]), lines(&["a", "x"]));
+        assert_eq!(redrawn(&[], &first), "\u{1b}[2Ka\n\u{1b}[2Kb\n\u{1b}[2Kc\n");
+        assert_eq!(
+            redrawn(&first, &second),
+            "\u{1b}[3A\r\n\u{1b}[2Kx\n\u{1b}[J"
+        );
+    }
 
     #[test]
     fn a_line_is_cut_without_its_colors_being_lost() {

@@ -7,8 +7,8 @@ use super::{harmless, line};
 use crate::failure::Failure;
 
 const GAP: usize = 3;
-/// A column that is cut to fit the terminal keeps at least this much.
-const CUT_WIDTH_MIN: usize = 12;
+/// A column that is cut to fit the terminal keeps at least this much, so that the reason in it can still be read.
+const CUT_WIDTH_MIN: usize = 40;
 
 /// What a cell means, for its color.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,9 +114,8 @@ impl Table {
         };
         let all = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
         if all > width {
-            widths[column] = widths[column]
-                .saturating_sub(all - width)
-                .max(CUT_WIDTH_MIN);
+            let kept = CUT_WIDTH_MIN.min(widths[column]);
+            widths[column] = widths[column].saturating_sub(all - width).max(kept);
         }
     }
 }
@@ -185,11 +184,12 @@ mod tests {
     #[test]
     fn the_flexible_column_gives_way_to_the_terminal() {
         let mut table = Table::new(&["NAME", "ERROR"]).flexible("ERROR");
-        table.row(vec![
-            "web.1".into(),
-            "no node has 4 GiB of memory left".into(),
-        ]);
-        let lines = table.lines(PLAIN, Some(24));
-        assert_eq!(lines[1], "web.1   no node has 4 G…");
+        let long = "no node fits: 3 nodes lack memory (3 GiB asked, 1 GiB free at most)";
+        table.row(vec!["web.1".into(), long.into()]);
+        let lines = table.lines(PLAIN, Some(60));
+        assert_eq!(lines[1].width(), 60);
+        assert!(lines[1].ends_with('…'), "{}", lines[1]);
+        let lines = table.lines(PLAIN, Some(20));
+        assert_eq!(lines[1].width(), "web.1   ".len() + CUT_WIDTH_MIN);
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{NodeId, Revision, ServiceId, TaskId};
+use crate::spec::PortSpec;
 use crate::time::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,14 +25,16 @@ pub struct TaskView {
     pub state: TaskState,
     /// When `state` was reached, by the node's clock.
     pub state_at: Timestamp,
-    /// Why it failed, was rejected, or waits.
+    /// Why it failed, was rejected, or has no place; of a row that waits for the next try, why the last one ended.
     pub error: Option<String>,
     pub exit_code: Option<i32>,
     pub image: String,
     /// Which of the service's specs it runs.
     pub revision: Revision,
-    /// What the node is doing for it right now, such as pulling its image.
+    /// What happens to it right now, or what it waits for: `pulling its image`, `tries again in 4 s`.
     pub message: Option<String>,
+    /// Ports at which its node answers for it while it runs.
+    pub ports: Vec<PortSpec>,
 }
 
 /// Docker's words, in the order of a task's life.

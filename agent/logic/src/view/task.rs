@@ -1,7 +1,7 @@
 //! Rows of `service ps` and `node ps`.
 
 use kawanan_api::views::{DesiredState, TaskState, TaskView};
-use kawanan_api::{NodeId, ServiceId, TaskId};
+use kawanan_api::{NodeId, ServiceId, TaskId, Timestamp};
 
 use super::{View, pending_id};
 use crate::reconcile::Why;
@@ -109,6 +109,10 @@ impl View<'_> {
             image: spec.map_or_else(String::new, |spec| spec.container.image.clone()),
             revision: task.spec_revision,
             message: self.message_of(task),
+            ports: match spec {
+                Some(spec) if task.is_running() => spec.ports.clone(),
+                _ => Vec::new(),
+            },
         }
     }
 
@@ -133,16 +137,20 @@ impl View<'_> {
         })
     }
 
-    /// What a seat waits for, in words; times relative to now.
+    /// What a seat waits for, in words.
     pub(super) fn waits(&self, why: &Why) -> String {
-        let Why::BackOff { until, error } = why else {
-            return why.to_string();
-        };
-        let seconds = until.since(self.outlook.now).as_millis().div_ceil(1000);
-        match error {
-            Some(error) => format!("tries again in {seconds} s: {error}"),
-            None => format!("tries again in {seconds} s"),
+        match why {
+            Why::BackOff { until, error } => match error {
+                Some(error) => format!("{}: {error}", self.tries_again(*until)),
+                None => self.tries_again(*until),
+            },
+            other => other.to_string(),
         }
+    }
+
+    fn tries_again(&self, at: Timestamp) -> String {
+        let seconds = at.since(self.outlook.now).as_millis().div_ceil(1000);
+        format!("tries again in {seconds} s")
     }
 
     pub(super) fn pending_row(&self, service: &Service, seat: Seat) -> TaskView {
@@ -159,13 +167,15 @@ impl View<'_> {
             .filter(|task| task.state.is_final())
             .map(|task| task.state_at)
             .max();
-        let why = self
-            .pending(service.id, seat)
-            .map(|pending| self.waits(&pending.why));
-        let why = why.or_else(|| {
-            let leaderless = self.outlook.leader.is_none();
-            leaderless.then(|| "no node is leader at the moment, so nothing is placed".to_owned())
-        });
+        let (why, message) = match self.pending(service.id, seat).map(|pending| &pending.why) {
+            Some(Why::BackOff { until, error }) => (error.clone(), Some(self.tries_again(*until))),
+            Some(why) => (Some(why.to_string()), None),
+            None if self.outlook.leader.is_none() => (
+                Some("no node is leader at the moment, so nothing is placed".to_owned()),
+                None,
+            ),
+            None => (None, None),
+        };
         TaskView {
             id: pending_id(service.id, seat, service.spec_revision),
             name: format!("{}.{seat_name}", spec.name),
@@ -181,7 +191,8 @@ impl View<'_> {
             exit_code: None,
             image: spec.container.image.clone(),
             revision: service.spec_revision,
-            message: None,
+            message,
+            ports: Vec::new(),
         }
     }
 }

@@ -186,8 +186,13 @@ impl Watch {
         let stuck = !event.waiting.is_empty() && event.waiting.len() == event.remaining.len();
         if lasts(&mut self.stuck_from, stuck, now) >= PLACING_PATIENCE {
             let count = event.waiting.len();
+            let tasks = if count == 1 {
+                "1 task has".to_owned()
+            } else {
+                format!("{count} tasks have")
+            };
             let message = format!(
-                "{count} tasks of node {name} have no other place: {}",
+                "{tasks} no other place than node {name}: {}",
                 event.waiting.join("; ")
             );
             let hint = format!(

@@ -56,7 +56,7 @@ impl Ls {
             "TASKS",
             "ADDRESS",
             "ENGINE",
-            "VERSION",
+            "AGENT",
         ];
         let mut table = Table::new(&headings).flexible("NAME");
         for node in &nodes {

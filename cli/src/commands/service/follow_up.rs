@@ -389,7 +389,7 @@ impl Show {
             let lines = picture(headline, event, elapsed, self.screen.style);
             self.screen.draw(&lines);
         } else {
-            for line in self.news.of(event) {
+            for line in self.news.of(headline, event) {
                 eprintln!("{line}");
             }
         }

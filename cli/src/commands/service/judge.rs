@@ -45,8 +45,8 @@ pub struct Judge {
     /// Failures from before the write do not count, if the write did not make other containers.
     same_containers: bool,
     ended_before: Option<BTreeMap<String, u32>>,
-    /// When each task was first seen running.
-    running_from: BTreeMap<TaskId, Instant>,
+    /// When each task was first seen running; `None` for those that had proven themselves by then.
+    running_from: BTreeMap<TaskId, Option<Instant>>,
     all_ran_at: Option<Instant>,
     unplaced_from: Option<Instant>,
     leaderless_from: Option<Instant>,
@@ -122,7 +122,7 @@ impl Judge {
                 .running_since
                 .map_or(Duration::ZERO, |since| event.at.since(since));
             let proven = ran_for >= event.monitor.duration();
-            let from = if proven { self.started } else { now };
+            let from = (!proven).then_some(now);
             self.running_from.entry(seat.task.id).or_insert(from);
         }
         since(&mut self.all_ran_at, event.converged, now);
@@ -138,22 +138,17 @@ impl Judge {
     fn good(&self, event: &ProgressEvent, now: Instant) -> Option<Verdict> {
         let all_ran_at = self.all_ran_at.filter(|_| event.converged)?;
         let monitor = event.monitor.duration();
-        let youngest = event
-            .seats
-            .iter()
-            .filter_map(|seat| self.running_from.get(&seat.task.id))
+        let youngest = (event.seats.iter())
+            .filter_map(|seat| *self.running_from.get(&seat.task.id)?)
             .max();
-        let stable = youngest.map_or(monitor, |from| now.saturating_duration_since(*from));
-        // What ran long before this was asked for needs no proof.
-        let proven = youngest.is_none_or(|from| *from <= self.started) || stable >= monitor;
-        proven.then(|| Verdict::Converged {
-            took: all_ran_at - self.started,
-            stable: if youngest.is_none_or(|from| *from <= self.started) {
-                Duration::ZERO
-            } else {
-                monitor
-            },
-        })
+        let stable = match youngest {
+            // All of them ran long before this was asked for.
+            None => Duration::ZERO,
+            Some(from) if now - from >= monitor => monitor,
+            Some(_) => return None,
+        };
+        let took = all_ran_at - self.started;
+        Some(Verdict::Converged { took, stable })
     }
 
     fn bad(&self, event: &ProgressEvent, now: Instant) -> Option<Verdict> {
@@ -174,11 +169,7 @@ impl Judge {
         if lasted(self.given_up_from, RESTART_PATIENCE) {
             let seat = event.seats.iter().find(|seat| gave_up(seat))?;
             return Some(Verdict::Failed {
-                why: format!(
-                    "{}: {}, and is not to be restarted",
-                    seat_at(seat),
-                    reason(seat)
-                ),
+                why: format!("{}: {}, and is not restarted", seat_at(seat), reason(seat)),
                 rollout_paused: false,
             });
         }
@@ -203,11 +194,7 @@ impl Judge {
             .iter()
             .max_by_key(|seat| seat.ended.saturating_sub(before(seat)))?;
         let failures = worst.ended.saturating_sub(before(worst));
-        let steady = self
-            .running_from
-            .get(&worst.task.id)
-            .is_some_and(|_| event.converged);
-        (failures >= event.max_failures.max(1) && !steady).then(|| {
+        (failures >= event.max_failures.max(1) && !event.converged).then(|| {
             format!(
                 "{} ended {failures} times: {}",
                 seat_at(worst),
@@ -253,11 +240,8 @@ fn seat_at(seat: &SeatView) -> String {
 }
 
 fn reason(seat: &SeatView) -> String {
-    let known = seat.task.error.clone().or_else(|| seat.last_error.clone());
-    known.unwrap_or_else(|| match seat.task.exit_code {
-        Some(code) => format!("exited with code {code}"),
-        None => "no reason is known".to_owned(),
-    })
+    let known = seat.last_error.clone().or_else(|| seat.task.error.clone());
+    known.unwrap_or_else(|| "no reason is known".to_owned())
 }
 
 /// The reasons, each once, with how many tasks they hold back.

@@ -83,6 +83,7 @@ impl ShowTasks {
             "DESIRED STATE",
             "CURRENT STATE",
             "ERROR",
+            "PORTS",
         ];
         let mut table = Table::new(&headings).flexible("ERROR");
         let mut above: Option<&TaskView> = None;
@@ -105,6 +106,7 @@ impl ShowTasks {
                 Cell::toned(capital(&task.desired_state.to_string()), tone),
                 Cell::toned(current_state(task, now), tone_of(task, is_history)),
                 Cell::toned(why(task), tone),
+                print::ports(&task.ports).into(),
             ]);
         }
         table
@@ -128,11 +130,11 @@ pub fn current_state(task: &TaskView, now: Timestamp) -> String {
     format!("{} {since}", capital(task.state.word()))
 }
 
-/// What is wrong, or what is going on.
+/// What is wrong, and what is going on.
 pub fn why(task: &TaskView) -> String {
-    match (&task.error, &task.message, task.exit_code) {
-        (Some(error), _, _) => error.clone(),
-        (None, Some(message), _) => message.clone(),
+    match (&task.message, &task.error, task.exit_code) {
+        (Some(message), Some(error), _) => format!("{message}: {error}"),
+        (Some(only), None, _) | (None, Some(only), _) => only.clone(),
         (None, None, Some(code)) if task.state == TaskState::Failed => {
             format!("exited with code {code}")
         }

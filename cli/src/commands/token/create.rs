@@ -13,7 +13,7 @@ use crate::print::{self, age};
     kawan token create --expires 1h --uses 2\n  \
     ssh root@n4 agent join $(kawan token create -q)")]
 pub struct Create {
-    /// How long it is good, such as 1h; `never` for no end
+    /// How long it is good, such as 1h; 0 or `never` for no end
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = expiry)]
     expires: Expiry,
     /// How many machines may join with it; no limit if left out
@@ -31,7 +31,7 @@ pub struct Create {
 struct Expiry(Option<Span>);
 
 fn expiry(text: &str) -> Result<Expiry, String> {
-    if text == "never" {
+    if text == "never" || text == "0" {
         return Ok(Expiry(None));
     }
     text.parse()

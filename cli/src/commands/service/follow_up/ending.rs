@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use kawanan_api::Revision;
-use kawanan_api::duration::Span;
 use kawanan_api::views::ProgressEvent;
 use serde::Serialize;
 
@@ -95,8 +94,7 @@ pub(super) fn say_converged(
     let took = Duration::from_secs_f64(outcome.seconds.unwrap_or(0.0));
     text.push_str(&format!(" in {}", taken(took)));
     if stable > Duration::ZERO && running > 0 {
-        let millis = u64::try_from(stable.as_millis()).unwrap_or(u64::MAX);
-        text.push_str(&format!(", stable for {}", Span::from_millis(millis)));
+        text.push_str(&format!(", stable for {}", taken(stable)));
     }
     print::line(&context.style.good(&harmless(&text)))?;
     print::line(&harmless(&reachable(
