@@ -363,7 +363,9 @@ impl World {
     /// The agent stands still, or goes on.
     pub fn set_frozen(&mut self, place: MachineIndex, frozen: bool) {
         let machine = &self.machines[place];
-        if let Some(run) = &machine.run {
+        if let Some(run) = &machine.run
+            && frozen == run.life.is_running()
+        {
             let doing = if frozen { "freezes" } else { "thaws" };
             self.trace.note(&machine.name, format!("agent {doing}"));
             run.life.set_frozen(frozen);
