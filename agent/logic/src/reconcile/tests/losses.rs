@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
 
+use kawanan_api::Slot;
+
 use crate::Command;
 use crate::observation::NodeSeen;
-use crate::state::{Desired, NodeStatus, TaskState};
+use crate::state::{Desired, NodeStatus, Seat, TaskState};
 use crate::testing::{Cluster, node_id, spec};
 
 #[test]
@@ -166,4 +168,30 @@ fn a_lost_slot_keeps_its_number() {
     cluster.scale(web, 0);
     cluster.settle();
     assert!(cluster.state.tasks.is_empty());
+}
+
+#[test]
+fn a_lost_slot_that_must_wait_keeps_its_number_too() {
+    let mut cluster = Cluster::new(2);
+    let mut pinned = spec("pinned", 3);
+    pinned.placement.constraints = vec!["node.name==n2".parse().unwrap()];
+    let pinned = cluster.create(pinned);
+    cluster.lead();
+    let first = cluster
+        .live(pinned)
+        .into_iter()
+        .min_by_key(|task| task.slot)
+        .unwrap()
+        .id;
+    let others = cluster.live(pinned).into_iter().map(|task| task.id);
+    for task in others.filter(|id| *id != first).collect::<Vec<_>>() {
+        cluster.report(task, TaskState::Running);
+    }
+    cluster.scale(pinned, 2);
+    cluster.settle();
+    cluster.silent.insert(node_id(2));
+    cluster.set_status(node_id(2), NodeStatus::Down);
+    cluster.settle();
+    let waiting: Vec<_> = cluster.plan().pending.iter().map(|it| it.seat).collect();
+    assert_eq!(waiting, [2, 3].map(|slot| Seat::Slot(Slot(slot))));
 }

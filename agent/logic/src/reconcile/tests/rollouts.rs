@@ -433,3 +433,29 @@ fn a_paused_service_keeps_in_each_seat_what_worked_there() {
         .unwrap();
     assert_eq!(cluster.image_of(after), "app:2");
 }
+
+#[test]
+fn a_new_task_that_fails_long_after_it_was_good_is_no_failure_of_the_rollout() {
+    let mut cluster = Cluster::new(2);
+    let mut web = spec("web", 2);
+    web.update.max_failures = 1;
+    web.update.delay = Span::from_secs(60);
+    let web = cluster.create(web);
+    cluster.settle();
+    cluster.update(web, |spec| spec.container.image = "app:2".to_owned());
+    cluster.lead();
+    cluster.work();
+    cluster.advance(Duration::from_secs(10));
+    cluster.lead();
+    cluster.work();
+    let new = cluster
+        .running(web)
+        .into_iter()
+        .find(|task| cluster.image_of(task) == "app:2");
+    let new = new.unwrap().id;
+    assert_eq!(cluster.live(web).len(), 2);
+    cluster.report(new, TaskState::Failed);
+    cluster.settle();
+    assert_eq!(rollout(&cluster, web), &Rollout::Steady);
+    assert_eq!(running_images(&cluster, web), vec!["app:2"; 2]);
+}
