@@ -203,6 +203,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::state::Task;
     use crate::testing::{Cluster, spec};
 
     /// What is found after a state was bent like this.
@@ -223,19 +224,22 @@ mod tests {
         assert_eq!(found(|_| {}), Vec::<String>::new());
     }
 
+    fn bend_task(state: &mut ClusterState, bend: fn(&mut Task)) {
+        let task = state.tasks.values_mut().next().unwrap();
+        bend(Arc::make_mut(task));
+    }
+
+    fn assert_found(cases: Vec<(&str, Vec<String>)>) {
+        for (expected, found) in cases {
+            let noticed = found.iter().any(|told| told.contains(expected));
+            assert!(noticed, "{expected}: {found:?}");
+        }
+    }
+
     #[test]
-    fn each_way_to_bend_a_state_is_noticed() {
-        let first_task = |state: &mut ClusterState, bend: fn(&mut crate::state::Task)| {
-            let task = state.tasks.values_mut().next().unwrap();
-            bend(Arc::make_mut(task));
-        };
-        let cases: Vec<(&str, Vec<String>)> = vec![
+    fn bent_nodes_and_services_are_noticed() {
+        assert_found(vec![
             ("no cluster", found(|state| state.cluster = None)),
-            ("is on no node", found(|state| state.nodes.clear())),
-            (
-                "belongs to no service",
-                found(|state| state.services.clear()),
-            ),
             (
                 "have the raft id",
                 found(|state| {
@@ -254,22 +258,6 @@ mod tests {
                 }),
             ),
             (
-                "is not to be removed",
-                found(|state| {
-                    first_task(state, |task| task.state = TaskState::Orphaned);
-                }),
-            ),
-            (
-                "another kind of service",
-                found(|state| first_task(state, |task| task.slot = None)),
-            ),
-            (
-                "runs since no instant",
-                found(|state| {
-                    first_task(state, |task| task.running_since = None);
-                }),
-            ),
-            (
                 "lacks its current spec",
                 found(|state| {
                     for service in state.services.values_mut() {
@@ -277,29 +265,50 @@ mod tests {
                     }
                 }),
             ),
+        ]);
+    }
+
+    #[test]
+    fn bent_tasks_are_noticed() {
+        assert_found(vec![
+            ("is on no node", found(|state| state.nodes.clear())),
             (
-                "more than two live tasks",
+                "belongs to no service",
+                found(|state| state.services.clear()),
+            ),
+            (
+                "is not to be removed",
                 found(|state| {
-                    let task = state.tasks.values().next().unwrap().clone();
-                    for id in 1..3 {
-                        let mut copy = crate::state::Task::clone(&task);
-                        copy.id = TaskId::from_bits(id);
-                        state.tasks.insert(copy.id, Arc::new(copy));
-                    }
+                    bend_task(state, |task| task.state = TaskState::Orphaned);
+                }),
+            ),
+            (
+                "another kind of service",
+                found(|state| bend_task(state, |task| task.slot = None)),
+            ),
+            (
+                "runs since no instant",
+                found(|state| {
+                    bend_task(state, |task| task.running_since = None);
                 }),
             ),
             (
                 "is filed under another id",
                 found(|state| {
-                    first_task(state, |task| task.id = TaskId::from_bits(1));
+                    bend_task(state, |task| task.id = TaskId::from_bits(1));
                 }),
             ),
-        ];
-        for (expected, found) in cases {
-            assert!(
-                found.iter().any(|told| told.contains(expected)),
-                "{expected}: {found:?}"
-            );
-        }
+            (
+                "more than two live tasks",
+                found(|state| {
+                    let task = state.tasks.values().next().unwrap().clone();
+                    for id in 1..3 {
+                        let mut copy = Task::clone(&task);
+                        copy.id = TaskId::from_bits(id);
+                        state.tasks.insert(copy.id, Arc::new(copy));
+                    }
+                }),
+            ),
+        ]);
     }
 }

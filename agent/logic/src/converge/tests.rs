@@ -5,7 +5,7 @@ use std::time::Duration;
 use kawanan_api::duration::Span;
 use kawanan_api::quantity::Bytes;
 use kawanan_api::spec::RestartCondition;
-use kawanan_api::{NodeId, ServiceId, ServiceSpec, TaskId, Timestamp};
+use kawanan_api::{NodeId, ServiceId, ServiceSpec, TaskId};
 
 use super::{Action, ContainerSeen, ContainerStatus, Health, NodeMemory, TaskMemory, converge};
 use crate::Command;

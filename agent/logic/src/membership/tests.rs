@@ -248,6 +248,15 @@ fn a_leader_that_leaves_hands_over_first() {
         (&ids([2, 3, 4]), RaftId(2))
     );
     assert_eq!(group.conf.learners, ids([]));
+    // Not to one that the log calls down, whatever gossip says.
+    let mut group = Group::new(3);
+    group.settle();
+    group.cluster.set_status(node_id(1), NodeStatus::Left);
+    group.cluster.set_status(node_id(2), NodeStatus::Down);
+    assert_eq!(
+        group.next(),
+        Some(MemberStep::TransferLeadership(RaftId(3)))
+    );
     // The only voter of two nodes: the other one must be made a voter to take over.
     let mut pair = Group::new(2);
     pair.settle();

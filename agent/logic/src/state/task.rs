@@ -18,7 +18,7 @@ pub struct Task {
     pub desired: Desired,
     pub state: TaskState,
     pub created_at: Timestamp,
-    /// When `state` was reached, by the node's clock.
+    /// When `state` was reached: what the node said, kept between the task's creation and the report's entry.
     pub state_at: Timestamp,
     /// When it was first seen running.
     pub running_since: Option<Timestamp>,
@@ -27,7 +27,7 @@ pub struct Task {
     pub exit_code: Option<i32>,
     /// Failures in a row of its seat before this task, for the back-off; 0 after a task that stayed up.
     pub attempt: u32,
-    /// The leader starts it only after this instant (back-off after failures).
+    /// The end of the back-off that it waited for. The leader makes it only then.
     pub not_before: Timestamp,
 }
 

@@ -130,17 +130,7 @@ fn first_commands() -> Vec<(&'static str, Command)> {
     ]
 }
 
-fn later_commands() -> Vec<(&'static str, Command)> {
-    let task = |id: u128, slot: u32| NewTask {
-        id: TaskId::from_bits(id),
-        service: SERVICE,
-        spec_revision: Revision(9),
-        slot: Some(Slot(slot)),
-        node: node_id(1),
-        attempt: 1,
-        not_before: at(5),
-    };
-    let (first, second) = (TaskId::from_bits(21), TaskId::from_bits(22));
+fn service_commands() -> Vec<(&'static str, Command)> {
     vec![
         (
             "CreateService",
@@ -172,6 +162,21 @@ fn later_commands() -> Vec<(&'static str, Command)> {
                 id: ServiceId::from_bits(4),
             },
         ),
+    ]
+}
+
+fn task_commands() -> Vec<(&'static str, Command)> {
+    let task = |id: u128, slot: u32| NewTask {
+        id: TaskId::from_bits(id),
+        service: SERVICE,
+        spec_revision: Revision(9),
+        slot: Some(Slot(slot)),
+        node: node_id(1),
+        attempt: 1,
+        not_before: at(5),
+    };
+    let (first, second) = (TaskId::from_bits(21), TaskId::from_bits(22));
+    vec![
         (
             "Plan",
             Command::Plan {
@@ -232,7 +237,9 @@ fn later_commands() -> Vec<(&'static str, Command)> {
 }
 
 fn entries() -> Vec<(&'static str, Entry)> {
-    let commands = first_commands().into_iter().chain(later_commands());
+    let commands = [first_commands(), service_commands(), task_commands()]
+        .into_iter()
+        .flatten();
     commands
         .enumerate()
         .map(|(number, (name, command))| {

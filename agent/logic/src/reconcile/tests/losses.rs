@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
 
+use kawanan_api::Slot;
+
 use crate::Command;
 use crate::observation::NodeSeen;
-use crate::state::{Desired, NodeStatus, TaskState};
+use crate::state::{Desired, NodeStatus, Seat, TaskState};
 use crate::testing::{Cluster, node_id, spec};
 
 #[test]
@@ -131,4 +133,65 @@ fn what_a_returning_node_still_runs_holds_its_ports_until_it_is_gone() {
     cluster.silent.clear();
     cluster.settle();
     assert_eq!(cluster.running(web).len(), 2);
+}
+
+#[test]
+fn a_lost_slot_keeps_its_number() {
+    let mut cluster = Cluster::new(2);
+    let web = cluster.create(spec("web", 4));
+    cluster.lead();
+    let idle = cluster.live(web)[0].clone();
+    let others: Vec<_> = cluster.live(web)[1..].iter().map(|task| task.id).collect();
+    for task in others {
+        cluster.report(task, TaskState::Running);
+    }
+    cluster.scale(web, 3);
+    cluster.settle();
+    let slots = |cluster: &Cluster| -> Vec<_> {
+        let mut slots: Vec<_> = cluster.live(web).iter().map(|task| task.slot).collect();
+        slots.sort_unstable();
+        slots
+    };
+    let before = slots(&cluster);
+    assert!(!before.contains(&idle.slot));
+    let highest = cluster
+        .live(web)
+        .into_iter()
+        .max_by_key(|task| task.slot)
+        .unwrap()
+        .node;
+    cluster.silent.insert(highest);
+    cluster.set_status(highest, NodeStatus::Down);
+    cluster.settle();
+    assert_eq!(slots(&cluster), before);
+    // Scaled away, nothing waits for the node that is down.
+    cluster.scale(web, 0);
+    cluster.settle();
+    assert!(cluster.state.tasks.is_empty());
+}
+
+#[test]
+fn a_lost_slot_that_must_wait_keeps_its_number_too() {
+    let mut cluster = Cluster::new(2);
+    let mut pinned = spec("pinned", 3);
+    pinned.placement.constraints = vec!["node.name==n2".parse().unwrap()];
+    let pinned = cluster.create(pinned);
+    cluster.lead();
+    let first = cluster
+        .live(pinned)
+        .into_iter()
+        .min_by_key(|task| task.slot)
+        .unwrap()
+        .id;
+    let others = cluster.live(pinned).into_iter().map(|task| task.id);
+    for task in others.filter(|id| *id != first).collect::<Vec<_>>() {
+        cluster.report(task, TaskState::Running);
+    }
+    cluster.scale(pinned, 2);
+    cluster.settle();
+    cluster.silent.insert(node_id(2));
+    cluster.set_status(node_id(2), NodeStatus::Down);
+    cluster.settle();
+    let waiting: Vec<_> = cluster.plan().pending.iter().map(|it| it.seat).collect();
+    assert_eq!(waiting, [2, 3].map(|slot| Seat::Slot(Slot(slot))));
 }

@@ -226,3 +226,24 @@ fn steps_that_no_longer_fit_are_skipped_and_planned_anew() {
             .all(|it| !matches!(it.why, Why::NoPlace(_)))
     );
 }
+
+#[test]
+fn a_paused_node_whose_global_task_ended_waits_for_nothing() {
+    let mut cluster = Cluster::new(2);
+    let mut agent = spec("agent", 0);
+    agent.mode = Mode::Global;
+    let agent = cluster.create(agent);
+    cluster.settle();
+    cluster.set_availability(node_id(2), Availability::Pause);
+    let task = cluster
+        .running(agent)
+        .into_iter()
+        .find(|task| task.node == node_id(2));
+    let task = task.unwrap().id;
+    cluster.report(task, TaskState::Failed);
+    cluster.settle();
+    assert_eq!(cluster.plan().pending, vec![]);
+    cluster.set_availability(node_id(2), Availability::Active);
+    cluster.settle();
+    assert_eq!(cluster.running(agent).len(), 2);
+}
