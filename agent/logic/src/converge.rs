@@ -109,7 +109,7 @@ pub enum Action {
     Remove {
         container: String,
     },
-    /// Tell the leader.
+    /// Tell the leader. Repeated in every pass until the state shows it.
     Report(TaskReport),
 }
 

@@ -197,3 +197,109 @@ pub fn assert_holds(state: &ClusterState) {
         told.join("; ")
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::testing::{Cluster, spec};
+
+    /// What is found after a state was bent like this.
+    fn found(bend: impl FnOnce(&mut ClusterState)) -> Vec<String> {
+        let mut cluster = Cluster::new(2);
+        cluster.create(spec("web", 1));
+        cluster.create(spec("api", 1));
+        cluster.settle();
+        bend(&mut cluster.state);
+        check(&cluster.state)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn a_sound_state_has_nothing_to_find() {
+        assert_eq!(found(|_| {}), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_way_to_bend_a_state_is_noticed() {
+        let first_task = |state: &mut ClusterState, bend: fn(&mut crate::state::Task)| {
+            let task = state.tasks.values_mut().next().unwrap();
+            bend(Arc::make_mut(task));
+        };
+        let cases: Vec<(&str, Vec<String>)> = vec![
+            ("no cluster", found(|state| state.cluster = None)),
+            ("is on no node", found(|state| state.nodes.clear())),
+            (
+                "belongs to no service",
+                found(|state| state.services.clear()),
+            ),
+            (
+                "have the raft id",
+                found(|state| {
+                    for node in state.nodes.values_mut() {
+                        Arc::make_mut(node).raft_id = RaftId(5);
+                    }
+                }),
+            ),
+            (
+                "is still there",
+                found(|state| {
+                    state.tasks.clear();
+                    for service in state.services.values_mut() {
+                        Arc::make_mut(service).removed_at = Some(crate::testing::START);
+                    }
+                }),
+            ),
+            (
+                "is not to be removed",
+                found(|state| {
+                    first_task(state, |task| task.state = TaskState::Orphaned);
+                }),
+            ),
+            (
+                "another kind of service",
+                found(|state| first_task(state, |task| task.slot = None)),
+            ),
+            (
+                "runs since no instant",
+                found(|state| {
+                    first_task(state, |task| task.running_since = None);
+                }),
+            ),
+            (
+                "lacks its current spec",
+                found(|state| {
+                    for service in state.services.values_mut() {
+                        Arc::make_mut(service).revisions.clear();
+                    }
+                }),
+            ),
+            (
+                "more than two live tasks",
+                found(|state| {
+                    let task = state.tasks.values().next().unwrap().clone();
+                    for id in 1..3 {
+                        let mut copy = crate::state::Task::clone(&task);
+                        copy.id = TaskId::from_bits(id);
+                        state.tasks.insert(copy.id, Arc::new(copy));
+                    }
+                }),
+            ),
+            (
+                "is filed under another id",
+                found(|state| {
+                    first_task(state, |task| task.id = TaskId::from_bits(1));
+                }),
+            ),
+        ];
+        for (expected, found) in cases {
+            assert!(
+                found.iter().any(|told| told.contains(expected)),
+                "{expected}: {found:?}"
+            );
+        }
+    }
+}

@@ -32,3 +32,55 @@ pub fn local_ports(state: &ClusterState, me: NodeId) -> LocalPorts {
     }
     ports
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Desired;
+    use crate::testing::{Cluster, node_id, spec};
+
+    #[test]
+    fn only_tasks_that_run_here_and_are_to_go_on_answer() {
+        let mut cluster = Cluster::new(2);
+        let mut web = spec("web", 4);
+        web.ports = vec!["8080:80".parse().unwrap(), "53:5353/udp".parse().unwrap()];
+        web.placement.constraints = vec!["node.name==n1".parse().unwrap()];
+        let web = cluster.create(web);
+        assert!(local_ports(&cluster.state, node_id(1)).is_empty());
+        cluster.settle();
+        assert!(local_ports(&cluster.state, node_id(2)).is_empty());
+        let ports = local_ports(&cluster.state, node_id(1));
+        let keys: Vec<_> = ports.keys().copied().collect();
+        assert_eq!(keys, vec![(53, Protocol::Udp), (8080, Protocol::Tcp)]);
+        let targets = |ports: &LocalPorts| -> Vec<u16> {
+            ports[&(8080, Protocol::Tcp)]
+                .iter()
+                .map(|(_, target)| target.get())
+                .collect()
+        };
+        assert_eq!(targets(&ports), vec![80; 4]);
+        cluster.scale(web, 3);
+        let plan = cluster.lead();
+        assert!(matches!(
+            plan.changes[..],
+            [crate::command::TaskChange::SetDesired {
+                desired: Desired::Remove,
+                ..
+            }]
+        ));
+        assert_eq!(
+            targets(&local_ports(&cluster.state, node_id(1))),
+            vec![80; 3]
+        );
+    }
+
+    #[test]
+    fn ports_in_host_mode_are_docker_s_affair() {
+        let mut cluster = Cluster::new(1);
+        let mut web = spec("web", 1);
+        web.ports = vec!["published=9000,target=90,mode=host".parse().unwrap()];
+        cluster.create(web);
+        cluster.settle();
+        assert!(local_ports(&cluster.state, node_id(1)).is_empty());
+    }
+}

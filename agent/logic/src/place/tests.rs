@@ -276,6 +276,7 @@ proptest! {
         max_per_node in proptest::option::of(1..4u32),
         host_port in any::<bool>(),
         tasks in 1..40usize,
+        preferred in proptest::collection::vec(proptest::option::weighted(0.3, 0..12u128), 40),
     ) {
         let mut nodes = nodes(members.len() as u128);
         let mut seen = Observation::at(START);
@@ -315,14 +316,15 @@ proptest! {
                 && (!host_port || count == 0)
         };
         let mut counts = vec![0u64; members.len()];
-        for _ in 0..tasks {
+        for prefer in preferred.into_iter().take(tasks) {
             let open: Vec<usize> = (0..members.len()).filter(|place| room_for(*place, counts[*place])).collect();
-            match service.place(SPEC, &web, &Wish::default()) {
+            let wish = Wish { prefer: prefer.map(node_id), avoid: BTreeSet::new() };
+            match service.place(SPEC, &web, &wish) {
                 Ok(id) => {
                     let place = nodes.iter().position(|node| node.id == id).unwrap();
                     prop_assert!(open.contains(&place));
                     let fewest = open.iter().map(|place| counts[*place]).min();
-                    prop_assert_eq!(Some(counts[place]), fewest, "not spread");
+                    prop_assert!(Some(counts[place]) == fewest || wish.prefer == Some(id), "not spread");
                     counts[place] += 1;
                 }
                 Err(refused) => {

@@ -152,10 +152,11 @@ impl<'a> Keeper<'_, 'a> {
         if !self.paused {
             return newest;
         }
-        let worked = tasks
-            .past
-            .iter()
-            .find(|task| self.work.has_proven_itself(task, self.draft.now));
+        // What ran before the rollout is trusted, however short it ran.
+        let worked = tasks.past.iter().find(|task| {
+            self.work.has_proven_itself(task, self.draft.now)
+                || (!self.work.is_current(task) && task.running_since.is_some())
+        });
         if let Some(task) = worked {
             return task.spec_revision;
         }

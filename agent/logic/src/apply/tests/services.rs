@@ -174,6 +174,20 @@ fn revisions_that_nothing_needs_are_dropped_and_the_way_back_is_kept() {
         cluster.scale(web, replicas);
         cluster.settle();
     }
+    // Also without a task that would hold on to it.
+    let idle = cluster.create(spec("idle", 1));
+    cluster.update(idle, |spec| spec.container.image = "app:2".to_owned());
+    for replicas in 2..5 {
+        cluster.scale(idle, replicas);
+    }
+    let kept = cluster.state.services[&idle].revisions.values();
+    let kept: Vec<_> = kept
+        .map(|spec| (&*spec.container.image, spec.replicas()))
+        .collect();
+    assert_eq!(
+        kept,
+        vec![("app:1", Some(1)), ("app:2", Some(3)), ("app:2", Some(4))]
+    );
     let service = &cluster.state.services[&web];
     let used: Vec<Revision> = cluster
         .state

@@ -111,3 +111,59 @@ fn with_nowhere_to_go_lost_tasks_wait_and_come_back() {
     cluster.settle();
     assert_eq!(cluster.running(pinned).len(), 2);
 }
+
+#[test]
+fn what_a_returning_node_still_runs_holds_its_ports_until_it_is_gone() {
+    let mut cluster = Cluster::new(2);
+    let mut web = spec("web", 2);
+    web.ports = vec!["published=80,target=80,mode=host".parse().unwrap()];
+    let web = cluster.create(web);
+    cluster.settle();
+    cluster.silent.insert(node_id(2));
+    cluster.set_status(node_id(2), NodeStatus::Down);
+    cluster.lead();
+    cluster.set_status(node_id(2), NodeStatus::Ready);
+    let plan = cluster.lead();
+    assert_eq!(
+        plan.pending[0].why.to_string(),
+        "no node fits: 2 nodes have port 80/tcp in use"
+    );
+    cluster.silent.clear();
+    cluster.settle();
+    assert_eq!(cluster.running(web).len(), 2);
+}
+
+#[test]
+fn a_lost_slot_keeps_its_number() {
+    let mut cluster = Cluster::new(2);
+    let web = cluster.create(spec("web", 4));
+    cluster.lead();
+    let idle = cluster.live(web)[0].clone();
+    let others: Vec<_> = cluster.live(web)[1..].iter().map(|task| task.id).collect();
+    for task in others {
+        cluster.report(task, TaskState::Running);
+    }
+    cluster.scale(web, 3);
+    cluster.settle();
+    let slots = |cluster: &Cluster| -> Vec<_> {
+        let mut slots: Vec<_> = cluster.live(web).iter().map(|task| task.slot).collect();
+        slots.sort_unstable();
+        slots
+    };
+    let before = slots(&cluster);
+    assert!(!before.contains(&idle.slot));
+    let highest = cluster
+        .live(web)
+        .into_iter()
+        .max_by_key(|task| task.slot)
+        .unwrap()
+        .node;
+    cluster.silent.insert(highest);
+    cluster.set_status(highest, NodeStatus::Down);
+    cluster.settle();
+    assert_eq!(slots(&cluster), before);
+    // Scaled away, nothing waits for the node that is down.
+    cluster.scale(web, 0);
+    cluster.settle();
+    assert!(cluster.state.tasks.is_empty());
+}

@@ -5,7 +5,7 @@ use kawanan_api::{ServiceId, TaskId};
 
 use crate::reconcile::Why;
 use crate::reconcile::cleanup::HISTORY_KEPT;
-use crate::state::{Task, TaskState};
+use crate::state::{Desired, Task, TaskState};
 use crate::testing::{Cluster, spec};
 
 /// The one living task.
@@ -41,6 +41,14 @@ fn failures_in_a_row_wait_twice_as_long_each_up_to_a_minute() {
         .collect();
     assert_eq!(waits, vec![1, 2, 4, 8, 16, 32, 60, 60, 60]);
     assert_eq!(only(&cluster, web).attempt, 9);
+    let over = cluster
+        .state
+        .tasks_of(web)
+        .filter(|task| task.state.is_final());
+    assert!(
+        over.into_iter()
+            .all(|task| task.desired == Desired::Shutdown)
+    );
     let past = cluster.state.tasks_of(web).count() - 1;
     cluster.lead();
     assert_eq!(past.min(HISTORY_KEPT), HISTORY_KEPT);

@@ -24,6 +24,9 @@ fn rollout(cluster: &Cluster, service: ServiceId) -> &Rollout {
 /// Goes on until nothing changes, checking something after every step.
 fn watch(cluster: &mut Cluster, mut check: impl FnMut(&Cluster)) {
     for _ in 0..1000 {
+        // Twice, because the leader may well look again before the nodes have done anything.
+        cluster.lead();
+        check(cluster);
         let plan = cluster.lead();
         check(cluster);
         let worked = cluster.work();
@@ -313,4 +316,120 @@ fn a_stop_first_rollout_whose_seat_gives_up_is_paused() {
     assert!(matches!(rollout(&cluster, db), Rollout::Paused { .. }));
     // The seat that was changed gets the version back that worked in it.
     assert_eq!(running_images(&cluster, db), vec!["app:1"; 2]);
+}
+
+#[test]
+fn a_batch_waits_for_the_slowest_of_the_one_before() {
+    let mut cluster = Cluster::new(2);
+    let mut web = spec("web", 4);
+    web.update.parallelism = 2;
+    web.update.delay = Span::from_secs(10);
+    let web = cluster.create(web);
+    cluster.settle();
+    cluster.update(web, |spec| spec.container.image = "app:2".to_owned());
+    cluster.lead();
+    let fresh: Vec<_> = cluster
+        .live(web)
+        .into_iter()
+        .filter(|task| task.state == TaskState::Assigned)
+        .map(|task| task.id)
+        .collect();
+    assert_eq!(fresh.len(), 2);
+    cluster.report(fresh[0], TaskState::Running);
+    cluster.advance(Duration::from_secs(60));
+    cluster.lead();
+    cluster.work();
+    cluster.lead();
+    assert_eq!(
+        cluster
+            .state
+            .tasks_of(web)
+            .filter(|task| cluster.image_of(task) == "app:2")
+            .count(),
+        2
+    );
+    cluster.settle();
+    assert_eq!(running_images(&cluster, web), vec!["app:2"; 4]);
+}
+
+#[test]
+fn the_last_new_task_is_watched_like_the_others() {
+    let mut cluster = Cluster::new(1);
+    let mut db = spec("db", 1);
+    db.update.order = UpdateOrder::StopFirst;
+    db.update.max_failures = 1;
+    let db = cluster.create(db);
+    cluster.settle();
+    cluster.update(db, |spec| spec.container.image = "app:2".to_owned());
+    for _ in 0..3 {
+        cluster.lead();
+        cluster.work();
+    }
+    assert_eq!(running_images(&cluster, db), vec!["app:2"]);
+    cluster.lead();
+    assert!(matches!(rollout(&cluster, db), Rollout::Updating { .. }));
+    let new = cluster.running(db)[0].id;
+    cluster.report(new, TaskState::Failed);
+    cluster.settle();
+    assert!(matches!(rollout(&cluster, db), Rollout::Paused { .. }));
+    assert_eq!(running_images(&cluster, db), vec!["app:1"]);
+}
+
+#[test]
+fn a_resumed_rollout_counts_attempts_anew() {
+    let mut cluster = Cluster::new(2);
+    let mut web = spec("web", 2);
+    web.restart.max_attempts = Some(1);
+    let web = cluster.create(web);
+    cluster.settle();
+    cluster.bad_images.insert("app:2".to_owned());
+    cluster.update(web, |spec| spec.container.image = "app:2".to_owned());
+    cluster.settle();
+    assert!(matches!(rollout(&cluster, web), Rollout::Paused { .. }));
+    cluster.bad_images.clear();
+    cluster.update(web, |_| {});
+    cluster.settle();
+    assert_eq!(running_images(&cluster, web), vec!["app:2"; 2]);
+}
+
+#[test]
+fn a_paused_service_keeps_in_each_seat_what_worked_there() {
+    let mut cluster = Cluster::new(3);
+    let web = cluster.create(spec("web", 3));
+    cluster.settle();
+    cluster.update(web, |spec| spec.container.image = "app:2".to_owned());
+    // The first seat is changed well, then the image goes bad.
+    while running_images(&cluster, web)
+        .iter()
+        .filter(|image| **image == "app:2")
+        .count()
+        < 1
+        || cluster.live(web).len() > 3
+    {
+        let plan = cluster.lead();
+        if !cluster.work() && plan.changes.is_empty() {
+            cluster.seen.now = plan.wake_at.unwrap();
+        }
+    }
+    cluster.bad_images.insert("app:2".to_owned());
+    cluster.settle();
+    assert!(matches!(rollout(&cluster, web), Rollout::Paused { .. }));
+    assert_eq!(
+        running_images(&cluster, web),
+        vec!["app:1", "app:1", "app:2"]
+    );
+    let changed = cluster
+        .running(web)
+        .into_iter()
+        .find(|task| cluster.image_of(task) == "app:2");
+    let (task, slot) = changed.map(|task| (task.id, task.slot)).unwrap();
+    cluster.bad_images.clear();
+    cluster.report(task, TaskState::Failed);
+    cluster.settle();
+    let after = cluster
+        .running(web)
+        .into_iter()
+        .find(|task| task.slot == slot)
+        .unwrap();
+    assert_eq!(cluster.image_of(after), "app:2");
 }
