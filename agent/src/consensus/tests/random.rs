@@ -293,7 +293,7 @@ impl Life {
     }
 
     /// Peace: everything comes back, and nothing may be missing.
-    async fn end(mut self) -> (u64, usize) {
+    async fn end(mut self) -> Told {
         lock(&self.records).over = true;
         self.cluster.bus.heal();
         self.cluster.bus.fair_weather();
@@ -329,16 +329,23 @@ impl Life {
         for text in &records.acknowledged {
             assert!(unique.contains(text), "{text} was acknowledged and is lost");
         }
-        assert!(
-            records.acknowledged.len() > 20,
-            "hardly anything was written"
-        );
-        assert!(records.reads > 5, "hardly anything was read");
-        (self.cluster.state(leader).digest, notes.len())
+        Told {
+            digest: self.cluster.state(leader).digest,
+            written: records.acknowledged.len(),
+            read: records.reads,
+        }
     }
 }
 
-fn live(seed: u64) -> (u64, usize) {
+/// What came of a life.
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    digest: u64,
+    written: usize,
+    read: u64,
+}
+
+fn live(seed: u64) -> Told {
     eprintln!("seed {seed}");
     let mut builder = tokio::runtime::Builder::new_current_thread();
     #[cfg(tokio_unstable)]
@@ -366,9 +373,12 @@ fn random_lives_keep_every_promise() {
         return;
     }
     let seeds = std::env::var("SEEDS").map_or(12, |seeds| seeds.parse().unwrap());
-    for seed in 0..seeds {
-        live(seed);
-    }
+    let told: Vec<_> = (0..seeds).map(live).collect();
+    let written: usize = told.iter().map(|life| life.written).sum();
+    let read: u64 = told.iter().map(|life| life.read).sum();
+    // A check that nobody ever reached would not check anything.
+    assert!(written as u64 > 50 * seeds, "hardly anything was written");
+    assert!(read > 10 * seeds, "hardly anything was read");
 }
 
 #[cfg(tokio_unstable)]
