@@ -171,6 +171,11 @@ impl<'a> View<'a> {
         seats.into_iter().collect()
     }
 
+    /// Whether the task runs, as far as its node can be believed: one that is down has nothing running.
+    fn runs(&self, task: &Task) -> bool {
+        task.is_running() && self.state.node_is_ready(task.node)
+    }
+
     /// How seats are listed: slots by number, nodes by name.
     fn seat_order(&self, seat: Seat) -> (u32, String, Seat) {
         match seat {

@@ -79,7 +79,7 @@ fn options(args: &[&Arg], text: &mut String) {
     for arg in args {
         let help = arg.get_long_help().or_else(|| arg.get_help());
         let help = help
-            .map(|help| help.to_string().replace("\n\n", " ").replace('\n', " "))
+            .map(|help| help.to_string().replace("\n\n", ". ").replace('\n', " "))
             .unwrap_or_default();
         text.push_str(&format!("- `{}`: {help}", spelled(arg)));
         let values: Vec<String> = (arg.get_possible_values().iter())

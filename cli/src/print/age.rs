@@ -9,13 +9,26 @@ pub fn ago(at: Timestamp, now: Timestamp) -> String {
     format!("{} ago", length(now.since(at)))
 }
 
+/// The same within a sentence.
+pub fn ago_inside(at: Timestamp, now: Timestamp) -> String {
+    ago(at, now)
+        .replacen("About", "about", 1)
+        .replacen("Less", "less", 1)
+}
+
 /// How long until something happens.
 pub fn until(at: Timestamp, now: Timestamp) -> String {
     if at <= now {
         return ago(at, now);
     }
     // A token of 24 hours that is a second old still expires in 24 hours.
-    format!("in {}", length(at.since(now) + Duration::from_secs(30)))
+    let length = length(at.since(now) + Duration::from_secs(30));
+    format!(
+        "in {}",
+        length
+            .replacen("About", "about", 1)
+            .replacen("Less", "less", 1)
+    )
 }
 
 /// A length of time in its largest fitting unit, as docker rounds it.
@@ -40,12 +53,19 @@ fn length(duration: Duration) -> String {
 /// A short measured time: `2.1 s`, `3 min 20 s`.
 pub fn taken(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    if seconds < 60 && duration.subsec_millis() == 0 {
-        format!("{seconds} s")
-    } else if seconds < 60 {
+    if seconds < 60 {
         format!("{:.1} s", duration.as_secs_f64())
     } else {
         format!("{} min {} s", seconds / 60, seconds % 60)
+    }
+}
+
+/// A length of time that somebody chose: `2 s`, `0.5 s`.
+pub fn chosen(duration: Duration) -> String {
+    if duration.subsec_millis() == 0 && duration.as_secs() < 60 {
+        format!("{} s", duration.as_secs())
+    } else {
+        taken(duration)
     }
 }
 
@@ -70,7 +90,9 @@ mod tests {
         }
         let tomorrow = now.saturating_add(Duration::from_secs(86_399));
         assert_eq!(until(tomorrow, now), "in 24 hours");
-        assert_eq!(taken(Duration::from_secs(2)), "2 s");
+        assert_eq!(taken(Duration::from_secs(2)), "2.0 s");
+        assert_eq!(chosen(Duration::from_secs(2)), "2 s");
+        assert_eq!(chosen(Duration::from_millis(500)), "0.5 s");
         assert_eq!(taken(Duration::from_millis(2140)), "2.1 s");
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kawanan_agent::clock::SystemClock;
 use kawanan_agent::http::fake::FakeCluster;
@@ -10,6 +11,8 @@ use kawanan_agent::http::{Api, ApiSocket, serve};
 use kawanan_agent::random::SeededRandom;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+
+const DEADLINE: Duration = Duration::from_secs(20);
 
 pub struct Cluster {
     pub fake: Arc<FakeCluster>,
@@ -103,6 +106,15 @@ pub fn words(line: &str) -> Vec<String> {
             }
         })
         .collect()
+}
+
+/// Waits until something holds.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Runs the lines one after the other and compares all that they print with the golden file of that name.

@@ -1,7 +1,7 @@
 use kawanan_logic::Command;
 use kawanan_logic::state::NodeStatus;
 
-use crate::harness::{cluster, story};
+use crate::harness::{cluster, eventually, story};
 
 #[test]
 fn a_service_from_its_creation_to_its_end() {
@@ -85,6 +85,14 @@ fn nodes_are_listed_labelled_drained_and_removed() {
         .fake
         .apply(Command::SetNodeStatus { id, status })
         .unwrap();
+    eventually("its tasks run elsewhere", || {
+        let state = cluster.fake.now();
+        let elsewhere = state
+            .tasks
+            .values()
+            .filter(|task| task.is_running() && task.node != id);
+        elsewhere.count() == 3
+    });
     story(
         &cluster,
         "node_down",

@@ -58,7 +58,9 @@ pub struct SeatView {
     pub ended: u32,
     /// Why the last of them ended.
     pub last_error: Option<String>,
-    /// Since when the current task runs, if it does.
+    /// Name of the node where it ended.
+    pub last_node: Option<String>,
+    /// Since when the current task runs, if it does and its node is not down.
     pub running_since: Option<Timestamp>,
     /// What keeps the seat from having a (better) task.
     pub waits_for: Option<WaitsFor>,

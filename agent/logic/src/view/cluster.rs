@@ -76,12 +76,7 @@ impl View<'_> {
                 NodeStatus::Ready | NodeStatus::Left => {}
             }
         }
-        for service in self
-            .state
-            .services
-            .values()
-            .filter(|s| s.removed_at.is_none())
-        {
+        for service in self.services() {
             let Ok(progress) = self.progress(service.id) else {
                 continue;
             };

@@ -20,11 +20,12 @@ impl View<'_> {
         let seats: Vec<SeatView> = (seats.into_iter())
             .map(|seat| self.seat(service, seat))
             .collect();
-        let count = |state: TaskState| {
-            let of_state = |seat: &&SeatView| seat.up_to_date && seat.task.state == state;
-            u32::try_from(seats.iter().filter(of_state).count()).unwrap_or(u32::MAX)
+        let count = |fits: fn(&SeatView) -> bool| {
+            let fitting = seats.iter().filter(|seat| seat.up_to_date && fits(seat));
+            u32::try_from(fitting.count()).unwrap_or(u32::MAX)
         };
-        let (running, complete) = (count(TaskState::Running), count(TaskState::Complete));
+        let running = count(|seat| seat.running_since.is_some());
+        let complete = count(|seat| seat.task.state == TaskState::Complete);
         let wanted = u32::try_from(seats.len()).unwrap_or(u32::MAX);
         let leaving = self.leaving(service);
         let rollout = rollout_view(&service.rollout);
@@ -74,9 +75,10 @@ impl View<'_> {
             older_runs: (tasks.iter().skip(1)).any(|task| task.state == state::TaskState::Running),
             ended: counted.max(newest.map_or(0, |task| task.attempt)),
             last_error: last_ended.map(|task| why_ended(task)),
+            last_node: last_ended.map(|task| self.node_name(task.node)),
             running_since: newest
-                .filter(|task| task.is_running())
-                .and_then(|task| task.running_since),
+                .filter(|task| self.runs(task))
+                .map(|task| task.running_since.unwrap_or(task.state_at)),
             waits_for: self
                 .pending(service.id, seat)
                 .map(|pending| match pending.why {

@@ -10,6 +10,8 @@ use crate::state::{ClusterState, Task};
 
 /// Candidates named in an error.
 const CANDIDATES_SHOWN_MAX: usize = 5;
+/// Longest text that is compared with names.
+const TYPED_BYTES_MAX: usize = 128;
 /// Edits between a name and what was typed for it to be suggested.
 const TYPO_EDITS_MAX: usize = 2;
 
@@ -141,6 +143,9 @@ fn ambiguous<I: Display>(kind: &str, text: &str, several: &[&(I, &str)]) -> ApiE
 
 /// The name that was probably meant: one that begins with what was typed, or is at most two edits away.
 pub fn did_you_mean<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if text.len() > TYPED_BYTES_MAX {
+        return None;
+    }
     let text = text.to_ascii_lowercase();
     names
         .filter(|name| !name.is_empty())
@@ -160,18 +165,23 @@ pub fn did_you_mean<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Opt
         .map(|(_, name)| name)
 }
 
-/// Insertions, deletions and replacements between two words.
+/// Insertions, deletions, replacements and swaps of neighbors between two words.
 fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for (i, row) in table.iter_mut().enumerate() {
+        row[0] = i;
+    }
+    table[0] = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        for j in 1..=b.len() {
+            let replaced = table[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut edits = replaced.min(table[i - 1][j] + 1).min(table[i][j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                edits = edits.min(table[i - 2][j - 2] + 1);
+            }
+            table[i][j] = edits;
         }
     }
-    row[b.len()]
+    table[a.len()][b.len()]
 }

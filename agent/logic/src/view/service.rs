@@ -45,7 +45,7 @@ impl View<'_> {
         let seats = self.wanted_seats(service);
         let running = seats
             .iter()
-            .filter(|seat| (self.tasks_in(service.id, **seat).iter()).any(|task| task.is_running()))
+            .filter(|seat| (self.tasks_in(service.id, **seat).iter()).any(|task| self.runs(task)))
             .count();
         ServiceView {
             id: service.id,
@@ -69,7 +69,7 @@ impl View<'_> {
     pub(super) fn addresses_of(&self, service: &Service) -> Vec<String> {
         let nodes: BTreeSet<IpAddr> = (self.tasks_by_seat(service.id))
             .flat_map(|(_, tasks)| tasks)
-            .filter(|task| task.is_running())
+            .filter(|task| self.runs(task))
             .filter_map(|task| self.state.nodes.get(&task.node))
             .map(|node| node.facts.address.ip())
             .collect();

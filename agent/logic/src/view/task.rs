@@ -110,7 +110,7 @@ impl View<'_> {
             revision: task.spec_revision,
             message: self.message_of(task),
             ports: match spec {
-                Some(spec) if task.is_running() => spec.ports.clone(),
+                Some(spec) if self.runs(task) => spec.ports.clone(),
                 _ => Vec::new(),
             },
         }
@@ -126,7 +126,10 @@ impl View<'_> {
         if let Some(pending) = self.pending(task.service, task.seat())
             && pending.keeps == Some(task.id)
         {
-            return Some(self.waits(&pending.why));
+            return Some(match &pending.why {
+                Why::NoPlace(why) => format!("waits for another node: {why}"),
+                other => self.waits(other),
+            });
         }
         let wait = task.not_before.since(self.outlook.now);
         let backs_off = task.state == state::TaskState::Assigned && wait.as_millis() > 0;

@@ -196,7 +196,7 @@ impl Watch {
                 event.waiting.join("; ")
             );
             let hint = format!(
-                "they stay where they are until a node can take them; \
+                "what stays goes on running there until a node can take it; \
                  call the drain off with `kawan node update --availability active {name}`"
             );
             return Err(Failure::Unplaceable {

@@ -57,7 +57,7 @@ fn pretty(context: &Context, detail: &NodeDetail) -> Result<(), Failure> {
     };
     fact("ID", node.id.to_string())?;
     fact("Name", node.name.clone())?;
-    let since = age::ago(detail.status_at, context.now);
+    let since = age::ago_inside(detail.status_at, context.now);
     fact(
         "Status",
         format!("{} ({since}), {}{role}", node.status, node.availability),

@@ -86,9 +86,10 @@ impl Create {
             return Err(Failure::usage("which image?"));
         };
         if image.starts_with('-') {
-            return Err(Failure::usage(format!(
-                "`{image}` is neither a flag of this command nor an image"
-            )));
+            return Err(Failure::Usage {
+                message: format!("`{image}` is neither a flag of this command nor an image"),
+                hint: Some("`kawan service create --help` lists the flags".to_owned()),
+            });
         }
         let name = self.name.clone().unwrap_or_else(names::random);
         let mut spec = ServiceSpec::new(name, image);

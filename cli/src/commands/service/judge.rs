@@ -169,7 +169,12 @@ impl Judge {
         if lasted(self.given_up_from, RESTART_PATIENCE) {
             let seat = event.seats.iter().find(|seat| gave_up(seat))?;
             return Some(Verdict::Failed {
-                why: format!("{}: {}, and is not restarted", seat_at(seat), reason(seat)),
+                why: format!(
+                    "{} ended{}: {}, and is not restarted",
+                    seat.name,
+                    on_node(seat),
+                    reason(seat)
+                ),
                 rollout_paused: false,
             });
         }
@@ -196,8 +201,9 @@ impl Judge {
         let failures = worst.ended.saturating_sub(before(worst));
         (failures >= event.max_failures.max(1) && !event.converged).then(|| {
             format!(
-                "{} ended {failures} times: {}",
-                seat_at(worst),
+                "{} ended {failures} times, the last time{}: {}",
+                worst.name,
+                on_node(worst),
                 reason(worst)
             )
         })
@@ -232,10 +238,11 @@ fn gave_up(seat: &SeatView) -> bool {
     seat.waits_for == Some(WaitsFor::Nothing)
 }
 
-fn seat_at(seat: &SeatView) -> String {
-    match &seat.task.node {
-        Some(node) if !seat.name.ends_with(node.as_str()) => format!("{} on {node}", seat.name),
-        _ => seat.name.clone(),
+/// Where the last task of the seat ended. The name of a global service's seat says it already.
+fn on_node(seat: &SeatView) -> String {
+    match &seat.last_node {
+        Some(node) if seat.task.slot.is_some() => format!(" on {node}"),
+        _ => String::new(),
     }
 }
 

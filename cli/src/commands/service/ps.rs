@@ -123,10 +123,7 @@ impl ShowTasks {
 
 /// `Running 2 minutes ago`.
 pub fn current_state(task: &TaskView, now: Timestamp) -> String {
-    let since = age::ago(task.state_at, now);
-    let since = since
-        .replacen("Less", "less", 1)
-        .replacen("About", "about", 1);
+    let since = age::ago_inside(task.state_at, now);
     format!("{} {since}", capital(task.state.word()))
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Ended, Target};
 use crate::connect::Context;
 use crate::failure::Failure;
-use crate::print::age::taken;
+use crate::print::age::{chosen, taken};
 use crate::print::{self, harmless};
 
 /// Addresses that are named at the end.
@@ -94,7 +94,7 @@ pub(super) fn say_converged(
     let took = Duration::from_secs_f64(outcome.seconds.unwrap_or(0.0));
     text.push_str(&format!(" in {}", taken(took)));
     if stable > Duration::ZERO && running > 0 {
-        text.push_str(&format!(", stable for {}", taken(stable)));
+        text.push_str(&format!(", stable for {}", chosen(stable)));
     }
     print::line(&context.style.good(&harmless(&text)))?;
     print::line(&harmless(&reachable(
@@ -127,11 +127,11 @@ pub(super) fn failed(
     rollout_paused: bool,
     event: &ProgressEvent,
 ) -> Failure {
-    let state = format!("{} of {} running", event.running, event.wanted);
     if rollout_paused {
         return Failure::Rollout {
             message: harmless(&format!(
-                "the update of service {name} is paused ({state}): {why}"
+                "the update of service {name} is paused ({} of {} tasks are new): {why}",
+                event.running, event.wanted
             )),
             hint: format!(
                 "the older tasks go on; see why with `kawan service ps --no-trunc {name}` and `kawan service logs {name}`\n\
@@ -140,7 +140,10 @@ pub(super) fn failed(
         };
     }
     Failure::Rollout {
-        message: harmless(&format!("service {name} does not come up ({state}): {why}")),
+        message: harmless(&format!(
+            "service {name} does not come up ({} of {} running): {why}",
+            event.running, event.wanted
+        )),
         hint: format!(
             "see why with `kawan service ps --no-trunc {name}` and `kawan service logs {name}`\n\
              change it with `kawan service update {name}`, or remove it with `kawan service rm {name}`"

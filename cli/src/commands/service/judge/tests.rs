@@ -32,6 +32,7 @@ fn seat(number: u32, state: TaskState) -> SeatView {
         older_runs: false,
         ended: 0,
         last_error: None,
+        last_node: Some("n1".to_owned()),
         running_since: None,
         waits_for: None,
     }
@@ -179,7 +180,7 @@ fn a_service_that_keeps_failing_is_given_up_on() {
     failing.seats[0].last_error = Some("exit code 1".to_owned());
     assert_eq!(judge.judge(&failing, at(1)), Verdict::Wait);
     failing.seats[0].ended = 3;
-    let why = "web.1 on n1 ended 3 times: exit code 1".to_owned();
+    let why = "web.1 ended 3 times, the last time on n1: exit code 1".to_owned();
     let rollout_paused = false;
     assert_eq!(
         judge.judge(&failing, at(2)),
@@ -230,7 +231,7 @@ fn a_task_that_is_not_restarted_is_a_failure_soon() {
     over.seats[0].last_error = Some("exit code 2".to_owned());
     over.seats[0].ended = 1;
     assert_eq!(judge.judge(&over, at(0)), Verdict::Wait);
-    let why = "web.1 on n1: exit code 2, and is not restarted".to_owned();
+    let why = "web.1 ended on n1: exit code 2, and is not restarted".to_owned();
     let rollout_paused = false;
     assert_eq!(
         judge.judge(&over, at(5)),
