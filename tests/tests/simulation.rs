@@ -20,7 +20,7 @@ fn from_environment(name: &str) -> Option<u64> {
 #[test]
 fn clusters_keep_their_promises_through_every_seed() {
     if let Some(seed) = from_environment("KAWANAN_SEED") {
-        let report = seed::run(seed);
+        let report = seed::replay(seed);
         println!("{}", report.trace.join("\n"));
         assert!(report.is_clean(), "{}", report.complaint());
         return;

@@ -10,7 +10,7 @@ pub const TICK: Duration = Duration::from_millis(50);
 /// Ticks between a leader's heartbeats: 150 ms, three of them within the shortest election timeout.
 const HEARTBEAT_TICKS: usize = 3;
 /// Ticks without a word from the leader before a voter doubts it. Also how long a leader may miss its majority.
-const ELECTION_TICKS: usize = 10;
+pub(super) const ELECTION_TICKS: usize = 10;
 /// Entry bytes in one message; a larger entry travels alone.
 pub const MESSAGE_ENTRY_BYTES_MAX: u64 = 1 << 20;
 /// Proposed and not yet committed on a leader; more is refused.

@@ -22,7 +22,7 @@ use raft::{RawNode, StateRole};
 
 pub use output::{Applied, Changed, Output, StateToSave, Work};
 
-use super::config::ConsensusConfig;
+use super::config::{ConsensusConfig, ELECTION_TICKS};
 use super::member_table::MemberTable;
 use super::memory_log::MemoryLog;
 use super::status::{ConsensusStatus, Progress, Role};
@@ -93,6 +93,8 @@ pub struct LogNode<S: StateMachine> {
     /// Ticks since the disk last finished something while there is work for it.
     stuck_ticks: u64,
     refused_messages: u64,
+    /// Ticks since each other member was last known to answer; only on the leader.
+    silent: BTreeMap<u64, u64>,
 }
 
 impl<S: StateMachine> LogNode<S> {
@@ -136,6 +138,7 @@ impl<S: StateMachine> LogNode<S> {
             snapshots: BTreeMap::new(),
             stuck_ticks: 0,
             refused_messages: 0,
+            silent: BTreeMap::new(),
         };
         node.begin()
             .map_err(|fault| StartError::Raft(fault.to_string()))?;
@@ -158,6 +161,7 @@ impl<S: StateMachine> LogNode<S> {
         if self.installing.is_some() {
             return;
         }
+        self.note_silence();
         if self.may_campaign() {
             self.raw.tick();
         }
@@ -441,11 +445,32 @@ impl<S: StateMachine> LogNode<S> {
                 let seen = Progress {
                     matched: Revision(progress.matched),
                     committed: Revision(progress.committed_index),
-                    active: progress.recent_active,
+                    active: self.is_active(*id, progress.recent_active),
                 };
                 (RaftId(*id), seen)
             })
             .collect()
+    }
+
+    /// raft-rs forgets who answered at each check of its majority, so its own flag says "silent" of everybody for a
+    /// moment twice per second. Looked at before the check, it tells when a member was last heard.
+    fn note_silence(&mut self) {
+        if !self.is_leader() {
+            self.silent.clear();
+            return;
+        }
+        let members = self.raw.raft.prs().iter();
+        let silent = members.map(|(id, progress)| {
+            let before = self.silent.get(id).copied().unwrap_or(0);
+            let ticks = if progress.recent_active { 0 } else { before + 1 };
+            (*id, ticks)
+        });
+        self.silent = silent.collect();
+    }
+
+    fn is_active(&self, member: u64, answered_lately: bool) -> bool {
+        let ticks = self.silent.get(&member).copied();
+        answered_lately || ticks.is_some_and(|ticks| ticks < ELECTION_TICKS as u64)
     }
 
     fn count_down_snapshots(&mut self) {

@@ -60,7 +60,7 @@ pub struct Progress {
     pub matched: Revision,
     /// Last entry that it knows to be committed.
     pub committed: Revision,
-    /// Whether it answered within the last election timeout.
+    /// Whether it answered within the last two election timeouts.
     pub active: bool,
 }
 

@@ -1,6 +1,5 @@
 //! One seed: a cluster is made, clients use it, troubles befall it, and when they are over it must come to rest.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -102,6 +101,11 @@ pub fn run(seed: u64) -> Report {
     }
 }
 
+/// Runs a seed with the agents' own log lines in the event log.
+pub fn replay(seed: u64) -> Report {
+    runtime::with_logs(|| run(seed))
+}
+
 /// The life of a cluster, from its founding to its rest.
 async fn live(world: &mut World, seed: u64) -> Option<Duration> {
     let mut random = StdRng::seed_from_u64(seed ^ 0x5eed_0f_7a11);
@@ -112,15 +116,15 @@ async fn live(world: &mut World, seed: u64) -> Option<Duration> {
     } else {
         0
     };
-    let lost: BTreeSet<MachineIndex> = if random.random_ratio(1, 4) {
-        BTreeSet::from([random.random_range(0..MACHINES)])
-    } else {
-        BTreeSet::new()
-    };
+    // Some begin their troubles with a single voter, as every cluster does.
+    let young = late > 0 || random.random_ratio(1, 4);
+    let lost: Option<MachineIndex> = random
+        .random_ratio(1, 4)
+        .then(|| random.random_range(0..MACHINES));
     if !grow(world, MACHINES - late).await {
         return None;
     }
-    if late == 0
+    if !young
         && let Err(open) = world.settle(SETTLES_WITHIN).await
     {
         world.ledger.violated(format!(
@@ -135,7 +139,7 @@ async fn live(world: &mut World, seed: u64) -> Option<Duration> {
     if world.machines.len() < MACHINES && !grow(world, MACHINES).await {
         return None;
     }
-    world.repair(&lost);
+    world.repair();
     close.send_replace(true);
     let finished = timeout(SETTLES_WITHIN, async {
         while clients.join_next().await.is_some() {}
@@ -145,7 +149,15 @@ async fn live(world: &mut World, seed: u64) -> Option<Duration> {
             .ledger
             .violated("clients still wait for an answer a minute after all troubles were over");
     }
-    rest(world).await
+    let settled_after = rest(world).await;
+    if let Some(place) = lost
+        && settled_after.is_some()
+    {
+        world.trace.note("-", "one machine dies for good");
+        world.power_off(place);
+        rest(world).await?;
+    }
+    settled_after
 }
 
 /// Adds machines until there are so many.

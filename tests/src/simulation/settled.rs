@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kawanan_agent::consensus::{ConsensusStatus, Role};
 use kawanan_agent::containers::{ContainerStatus, SeenContainer};
 use kawanan_api::spec::Mode;
-use kawanan_api::{NodeId, Revision, TaskId};
+use kawanan_api::{NodeId, RaftId, Revision, TaskId};
 use kawanan_logic::ClusterState;
-use kawanan_logic::state::{Availability, Node, NodeStatus, Rollout, Service, Task};
+use kawanan_logic::state::{Availability, Desired, Node, NodeStatus, Rollout, Service, Task};
 
 /// What can be seen of one machine from outside.
 #[derive(Debug, Clone)]
@@ -20,8 +21,8 @@ pub struct MachineSeen {
     pub up: bool,
     /// What its agent has applied; `None` while it is down.
     pub revision: Option<Revision>,
-    /// Whether its agent takes part in the log.
-    pub takes_part: bool,
+    /// What its agent does in the log; `None` while it is down.
+    pub log: Option<ConsensusStatus>,
     pub containers: Vec<SeenContainer>,
 }
 
@@ -31,9 +32,20 @@ pub fn unsettled(state: &ClusterState, machines: &[MachineSeen]) -> Vec<String> 
     for machine in machines {
         check_machine(state, machine, &mut open);
     }
+    check_voters(state, machines, &mut open);
     let running = running_containers(machines);
     for service in state.services.values() {
         check_service(state, service, &mut open);
+    }
+    for task in state.tasks.values() {
+        let over = match task.desired {
+            Desired::Running => true,
+            Desired::Shutdown => task.state.is_final(),
+            Desired::Remove => false,
+        };
+        if !over && state.node_is_ready(task.node) {
+            open.push(format!("{} is to stop", name_of(state, task)));
+        }
     }
     for task in state.tasks.values().filter(|task| task.is_live()) {
         let containers = running.get(&(task.node, task.id)).copied().unwrap_or(0);
@@ -65,8 +77,10 @@ fn check_machine(state: &ClusterState, machine: &MachineSeen, open: &mut Vec<Str
             node.status
         ));
     }
-    if machine.up && !machine.takes_part {
-        open.push(format!("{name} takes no part in the log"));
+    if let Some(log) = &machine.log
+        && matches!(log.role, Role::Failed(_) | Role::Outsider | Role::Candidate)
+    {
+        open.push(format!("{name} is {} in the log", log.role));
     }
     if let Some(revision) = machine.revision
         && revision != state.revision
@@ -91,6 +105,38 @@ fn check_machine(state: &ClusterState, machine: &MachineSeen, open: &mut Vec<Str
                 container.name,
                 if runs { "running" } else { "there" }
             ));
+        }
+    }
+}
+
+/// One, three or five voters, all of them up while there are enough nodes.
+fn check_voters(state: &ClusterState, machines: &[MachineSeen], open: &mut Vec<String>) {
+    let members = state
+        .nodes
+        .values()
+        .filter(|node| node.status != NodeStatus::Left);
+    let wanted = match members.count() {
+        0..3 => 1,
+        3..7 => 3,
+        _ => 5,
+    };
+    let up: BTreeSet<RaftId> = machines
+        .iter()
+        .filter(|machine| machine.up)
+        .filter_map(|machine| Some(state.nodes.get(&machine.node)?.raft_id))
+        .collect();
+    for machine in machines {
+        let Some(log) = &machine.log else { continue };
+        let voters = &log.members.voters;
+        if log.is_joint() || voters.len() != wanted {
+            open.push(format!(
+                "{} counts {} voters, which should be {wanted}",
+                machine.name,
+                voters.len()
+            ));
+        }
+        if up.len() >= wanted && !voters.is_subset(&up) {
+            open.push(format!("{} counts on a voter that is down", machine.name));
         }
     }
 }

@@ -78,6 +78,7 @@ impl World {
         let mut random = StdRng::seed_from_u64(seed);
         let settings = draw_settings(&mut random);
         let trace = Trace::starting_now();
+        super::runtime::set_trace(&trace);
         let network = SimulatedNetwork::new(random.random(), Weather::calm());
         Self {
             ledger: Ledger::new(trace.clone()),
@@ -529,17 +530,13 @@ impl World {
         }
     }
 
-    /// Everything works again; machines in `lost` stay dead.
-    pub fn repair(&mut self, lost: &BTreeSet<MachineIndex>) {
+    /// Everything works again.
+    pub fn repair(&mut self) {
         self.trace.note("-", "all troubles are over");
         self.heal();
         self.weather.clear();
         self.network.set_weather(Weather::calm());
         for place in 0..self.machines.len() {
-            if lost.contains(&place) {
-                self.power_off(place);
-                continue;
-            }
             self.set_frozen(place, false);
             let machine = &self.machines[place];
             machine.engine.thaw();
@@ -562,7 +559,7 @@ impl World {
                 node: machine.node,
                 up: machine.run.is_some(),
                 revision: machine.run.as_ref().map(|run| run.state().revision),
-                takes_part: machine.run.as_ref().is_some_and(Run::takes_part),
+                log: machine.run.as_ref().map(Run::status),
                 containers: machine.engine.containers(),
             })
             .collect()

@@ -318,3 +318,22 @@ async fn many_learners_join_at_once() {
     cluster.agree().await;
     assert_eq!(cluster.status(1).members.learners, ids(4..=9));
 }
+
+/// raft-rs resets its own flag twice per second; who looked in step with that saw nobody active for ever.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_answers_is_seen_active_at_every_instant() {
+    let mut cluster = Cluster::of(1).await;
+    cluster.boot(2, MemoryDisk::default());
+    cluster.change(MemberStep::AddLearner(RaftId(2))).await;
+    let active = |cluster: &Cluster| {
+        let status = cluster.status(1);
+        status.progress.get(&RaftId(2)).is_some_and(|it| it.active)
+    };
+    cluster.wait("the learner answers", active).await;
+    for _ in 0..3_000 {
+        sleep(Duration::from_millis(1)).await;
+        assert!(active(&cluster));
+    }
+    cluster.crash(2);
+    cluster.wait("its death is seen", |it| !active(it)).await;
+}
