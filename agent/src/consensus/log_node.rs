@@ -462,7 +462,11 @@ impl<S: StateMachine> LogNode<S> {
         let members = self.raw.raft.prs().iter();
         let silent = members.map(|(id, progress)| {
             let before = self.silent.get(id).copied().unwrap_or(0);
-            let ticks = if progress.recent_active { 0 } else { before + 1 };
+            let ticks = if progress.recent_active {
+                0
+            } else {
+                before + 1
+            };
             (*id, ticks)
         });
         self.silent = silent.collect();

@@ -82,6 +82,9 @@ impl Cluster {
                 );
                 let leaders = rows.iter().filter(|row| row["leader"] == true).count();
                 ensure!(leaders == 1, "{} sees {leaders} leaders", host.name());
+                let voters = rows.iter().filter(|row| row["voter"] == true).count();
+                let enough = if count >= 3 { 3 } else { 1 };
+                ensure!(voters >= enough, "{} sees {voters} voters", host.name());
             }
             Ok(())
         })

@@ -41,7 +41,8 @@ pub struct Run {
     pub door: Door,
     part: LogPart,
     log: Option<consensus::Running>,
-    node: Arc<Node>,
+    // Dropping it ends the node's work.
+    _node: Arc<Node>,
     /// Ends with the agent.
     _tasks: JoinSet<()>,
 }
@@ -157,7 +158,7 @@ impl Run {
             door,
             part,
             log: Some(log),
-            node,
+            _node: node,
             _tasks: tasks,
         })
     }

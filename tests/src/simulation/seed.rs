@@ -108,7 +108,7 @@ pub fn replay(seed: u64) -> Report {
 
 /// The life of a cluster, from its founding to its rest.
 async fn live(world: &mut World, seed: u64) -> Option<Duration> {
-    let mut random = StdRng::seed_from_u64(seed ^ 0x5eed_0f_7a11);
+    let mut random = StdRng::seed_from_u64(seed ^ 0x005e_ed0f_7a11);
     let schedule = Schedule::draw(&mut random, MACHINES, TROUBLED);
     // Some clusters grow while they are in trouble.
     let late = if random.random_ratio(1, 4) {
@@ -124,9 +124,7 @@ async fn live(world: &mut World, seed: u64) -> Option<Duration> {
     if !grow(world, MACHINES - late).await {
         return None;
     }
-    if !young
-        && let Err(open) = world.settle(SETTLES_WITHIN).await
-    {
+    if !young && let Err(open) = world.settle(SETTLES_WITHIN).await {
         world.ledger.violated(format!(
             "a fresh cluster does not come to rest: {}",
             open.join("; ")
