@@ -34,7 +34,10 @@ fn clusters_keep_their_promises_through_every_seed() {
     println!(
         "{} seeds, {:.0} virtual seconds, {} writes, {} log entries, at rest after {:.1} s at most",
         reports.len(),
-        reports.iter().map(|it| it.lasted.as_secs_f64()).sum::<f64>(),
+        reports
+            .iter()
+            .map(|it| it.lasted.as_secs_f64())
+            .sum::<f64>(),
         reports.iter().map(|it| it.writes).sum::<usize>(),
         reports.iter().map(|it| it.entries).sum::<u64>(),
         settled.into_iter().fold(0.0, f64::max)

@@ -213,7 +213,9 @@ impl FencedRuntime {
         });
         match self.life.sees(done).await {
             Ok(result) => result,
-            Err(err) => Err(EngineError::Failed(format!("the simulated engine panicked: {err}"))),
+            Err(err) => Err(EngineError::Failed(format!(
+                "the simulated engine panicked: {err}"
+            ))),
         }
     }
 
@@ -241,7 +243,10 @@ impl FencedRuntime {
 
     fn name_of(&self, container: &str) -> String {
         let task = self.tasks().get(container).copied();
-        task.map_or_else(|| container.to_owned(), |task| format!("task {}", task.short()))
+        task.map_or_else(
+            || container.to_owned(),
+            |task| format!("task {}", task.short()),
+        )
     }
 }
 
@@ -273,7 +278,11 @@ impl ContainerRuntime for FencedRuntime {
     }
 
     async fn create(&self, container: &TaskContainer) -> Result<String, EngineError> {
-        let what = format!("create {} (task {})", container.spec.name, container.task.short());
+        let what = format!(
+            "create {} (task {})",
+            container.spec.name,
+            container.task.short()
+        );
         let (inner, wanted) = (Arc::clone(&self.inner), container.clone());
         let id = self
             .engine(what, async move { inner.create(&wanted).await })

@@ -90,7 +90,9 @@ impl Expected {
         for (node, wanted) in &self.availability {
             let actual = state.nodes.get(node).map(|node| node.availability);
             if actual.is_some_and(|actual| actual != *wanted) {
-                differences.push(format!("node {node} should be {wanted:?} and is {actual:?}"));
+                differences.push(format!(
+                    "node {node} should be {wanted:?} and is {actual:?}"
+                ));
             }
         }
         differences

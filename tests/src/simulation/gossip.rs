@@ -209,10 +209,7 @@ mod tests {
             .collect();
         let pair_cut = |from: NodeId, to: NodeId| from.bits() + to.bits() != 1;
         rounds(&field, &mut random, 12, pair_cut).await;
-        assert!(
-            seen[0].borrow().is_alive(id(1)),
-            "heard of through node 2"
-        );
+        assert!(seen[0].borrow().is_alive(id(1)), "heard of through node 2");
 
         lives[1].end();
         rounds(&field, &mut random, 2, pair_cut).await;

@@ -141,9 +141,15 @@ impl Ledger {
 
     /// A node's part in the log has ended. Only a disk that was made to fail may end it.
     pub fn failed(&self, node: &str, reason: &str) {
-        let expected = ["input/output error", "the disk is full", "the machine crashed"];
+        let expected = [
+            "input/output error",
+            "the disk is full",
+            "the machine crashed",
+        ];
         if !expected.iter().any(|cause| reason.contains(cause)) {
-            self.violated(format!("{node} takes no part in the log any more: {reason}"));
+            self.violated(format!(
+                "{node} takes no part in the log any more: {reason}"
+            ));
         }
     }
 

@@ -63,7 +63,9 @@ pub fn unsettled(state: &ClusterState, machines: &[MachineSeen]) -> Vec<String> 
 fn check_machine(state: &ClusterState, machine: &MachineSeen, open: &mut Vec<String>) {
     let name = &machine.name;
     let Some(node) = state.nodes.get(&machine.node) else {
-        open.push(format!("{name} is not in the node table"));
+        if machine.up {
+            open.push(format!("{name} is not in the node table"));
+        }
         return;
     };
     let wanted = if machine.up {
@@ -72,7 +74,10 @@ fn check_machine(state: &ClusterState, machine: &MachineSeen, open: &mut Vec<Str
         NodeStatus::Down
     };
     if node.status != wanted {
-        open.push(format!("{name} is {:?} and should be {wanted:?}", node.status));
+        open.push(format!(
+            "{name} is {:?} and should be {wanted:?}",
+            node.status
+        ));
     }
     if let Some(log) = &machine.log
         && matches!(log.role, Role::Failed(_) | Role::Outsider | Role::Candidate)
@@ -82,7 +87,10 @@ fn check_machine(state: &ClusterState, machine: &MachineSeen, open: &mut Vec<Str
     if let Some(revision) = machine.revision
         && revision != state.revision
     {
-        open.push(format!("{name} is at revision {revision} of {}", state.revision));
+        open.push(format!(
+            "{name} is at revision {revision} of {}",
+            state.revision
+        ));
     }
     for container in machine.containers.iter().filter(|_| machine.up) {
         let task = container.task.and_then(|task| state.tasks.get(&task));
@@ -151,7 +159,11 @@ fn check_service(state: &ClusterState, service: &Service, open: &mut Vec<String>
         .collect();
     let wanted = match spec.mode {
         Mode::Replicated { replicas } => replicas as usize,
-        Mode::Global => state.nodes.values().filter(|node| takes_tasks(node)).count(),
+        Mode::Global => state
+            .nodes
+            .values()
+            .filter(|node| takes_tasks(node))
+            .count(),
     };
     let running = live.iter().filter(|task| task.is_running()).count();
     if live.len() != wanted || running != wanted {
@@ -165,7 +177,11 @@ fn check_service(state: &ClusterState, service: &Service, open: &mut Vec<String>
         open.push(format!("{name} has two live tasks in one seat"));
     }
     for task in live {
-        if !state.nodes.get(&task.node).is_some_and(|node| takes_tasks(node)) {
+        if !state
+            .nodes
+            .get(&task.node)
+            .is_some_and(|node| takes_tasks(node))
+        {
             open.push(format!(
                 "{} is on {}, which should have no tasks",
                 name_of(state, task),

@@ -26,34 +26,83 @@ use kawanan_api::duration::Span;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
     /// A machine joins; the first one founds the cluster.
-    AddNode { name: String },
-    CreateService { name: String, options: Options },
-    UpdateService { name: String, options: Options },
-    Scale { name: String, replicas: u32 },
-    RemoveService { name: String },
-    SetAvailability { node: String, availability: String },
-    RemoveNode { node: String, force: bool },
+    AddNode {
+        name: String,
+    },
+    CreateService {
+        name: String,
+        options: Options,
+    },
+    UpdateService {
+        name: String,
+        options: Options,
+    },
+    Scale {
+        name: String,
+        replicas: u32,
+    },
+    RemoveService {
+        name: String,
+    },
+    SetAvailability {
+        node: String,
+        availability: String,
+    },
+    RemoveNode {
+        node: String,
+        force: bool,
+    },
     /// SIGKILL to the agent; the containers go on.
-    Kill { node: String },
+    Kill {
+        node: String,
+    },
     /// SIGTERM to the agent.
-    Stop { node: String },
-    Start { node: String },
-    PowerOff { node: String },
-    PowerOn { node: String },
-    Freeze { node: String },
-    Thaw { node: String },
+    Stop {
+        node: String,
+    },
+    Start {
+        node: String,
+    },
+    PowerOff {
+        node: String,
+    },
+    PowerOn {
+        node: String,
+    },
+    Freeze {
+        node: String,
+    },
+    Thaw {
+        node: String,
+    },
     /// Two machines cannot talk.
-    Cut { one: String, other: String },
+    Cut {
+        one: String,
+        other: String,
+    },
     /// Nothing of one reaches the other.
-    CutOneWay { from: String, to: String },
-    Isolate { node: String },
+    CutOneWay {
+        from: String,
+        to: String,
+    },
+    Isolate {
+        node: String,
+    },
     /// All links work again.
     Heal,
     /// A container ends by itself.
-    Exit { service: String, slot: u32, code: i32 },
+    Exit {
+        service: String,
+        slot: u32,
+        code: i32,
+    },
     /// An image whose containers end at once.
-    BreakImage { image: String },
-    Advance { time: Duration },
+    BreakImage {
+        image: String,
+    },
+    Advance {
+        time: Duration,
+    },
     /// Time passes until the cluster has come to rest.
     Settle,
 }
@@ -162,9 +211,7 @@ fn parse_act(command: &str) -> Result<Act, String> {
             options: parse_options(options)?,
         },
         ["service", "scale", scaling] => {
-            let (service, replicas) = scaling
-                .split_once('=')
-                .ok_or("expected NAME=REPLICAS")?;
+            let (service, replicas) = scaling.split_once('=').ok_or("expected NAME=REPLICAS")?;
             Act::Scale {
                 name: service.to_owned(),
                 replicas: number(replicas)?,
@@ -206,7 +253,10 @@ fn parse_act(command: &str) -> Result<Act, String> {
         }
         ["break", "image", image] => Act::BreakImage { image: name(image) },
         ["advance", time] => Act::Advance {
-            time: time.parse::<Span>().map_err(|err| err.to_string())?.duration(),
+            time: time
+                .parse::<Span>()
+                .map_err(|err| err.to_string())?
+                .duration(),
         },
         ["settle"] => Act::Settle,
         _ => return Err("no such command".to_owned()),
