@@ -61,7 +61,7 @@ impl Leave {
         if systemd::takes_over(&self.settings) {
             systemd::disable()?;
         }
-        self.wait_for_end()?;
+        client_runtime()?.block_on(self.wait_for_end())?;
         forget(&self.settings.data_dir)?;
         println!("This machine has left the cluster.");
         Ok(())
@@ -108,16 +108,16 @@ impl Leave {
     }
 
     /// The data directory is deleted only when no agent uses it any more.
-    fn wait_for_end(&self) -> Result<(), Failure> {
-        let deadline = std::time::Duration::from_secs(20);
-        let step = std::time::Duration::from_millis(100);
-        let mut waited = std::time::Duration::ZERO;
+    async fn wait_for_end(&self) -> Result<(), Failure> {
+        let deadline = Duration::from_secs(20);
+        let step = Duration::from_millis(100);
+        let mut waited = Duration::ZERO;
         while crate::log_store::DirectoryLock::take(&self.settings.data_dir).is_err() {
             if waited >= deadline {
                 return Err(Failure::new("the agent of this machine does not stop")
                     .with_hint("stop it, then run `agent leave --force` again"));
             }
-            std::thread::sleep(step);
+            sleep(step).await;
             waited += step;
         }
         Ok(())

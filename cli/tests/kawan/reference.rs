@@ -1,3 +1,5 @@
+//! Tests of kawan reference.
+
 use std::path::Path;
 
 use crate::harness::{compare, kawan, said};

@@ -1,3 +1,5 @@
+//! Tests of kawan stories.
+
 use kawanan_logic::Command;
 use kawanan_logic::state::NodeStatus;
 

@@ -1,3 +1,5 @@
+//! Tests of kawan writes.
+
 use crate::harness::{cluster, said, words};
 
 #[test]

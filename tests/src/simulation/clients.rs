@@ -1,8 +1,9 @@
 //! Clients that use the cluster while it is in trouble, as people and scripts do: any node, retries under one request
 //! id, and a note of everything that they were told.
 //!
-//! Each client owns some services and changes them one write at a time; one service is shared. A write is repeated, at
-//! any node, until its outcome is known, so that at the end every write has a definite fate and the books can be checked.
+//! Each client owns some services and changes them one write at a time; some services are scaled by everybody. A write
+//! is repeated, at any node, until its outcome is known, so that at the end every write has a definite fate and the books
+//! can be checked.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -67,7 +68,8 @@ impl Doors {
         self.doors().get(&node).cloned()
     }
 
-    fn any(&self, random: &mut StdRng) -> Option<Door> {
+    /// One of them, by chance.
+    pub fn any(&self, random: &mut StdRng) -> Option<Door> {
         let doors: Vec<Door> = self.doors().values().cloned().collect();
         doors.choose(random).cloned()
     }
@@ -79,6 +81,8 @@ pub struct Market {
     pub doors: Doors,
     pub ledger: Ledger,
     pub trace: Trace,
+    /// Services that everybody scales.
+    pub shared: Arc<Mutex<Vec<ServiceId>>>,
     /// True when no new writes are to be begun.
     pub closing: watch::Receiver<bool>,
 }
@@ -233,20 +237,33 @@ impl Client {
         if !self.drains.is_empty() && self.random.random_ratio(1, 6) {
             return self.draw_drain();
         }
+        if self.random.random_ratio(1, 8)
+            && let Some(id) = self.draw_shared()
+        {
+            return self.draw_scaling(id);
+        }
         let ids: Vec<ServiceId> = self.services.keys().copied().collect();
         let kind = self.random.random_range(0..10);
         let chosen = ids.choose(&mut self.random).copied();
         match (chosen, kind) {
             (Some(id), 0) => Command::RemoveService { id },
             (Some(id), 1..5) => self.draw_update(id),
-            (Some(id), 5..8) if self.services[&id].replicas().is_some() => {
-                let replicas = self.random.random_range(0..=REPLICAS_MAX);
-                Command::ScaleServices {
-                    replicas: BTreeMap::from([(id, replicas)]),
-                }
-            }
+            (Some(id), 5..8) if self.services[&id].replicas().is_some() => self.draw_scaling(id),
             (Some(id), _) if self.services.len() >= SERVICES_MAX => self.draw_update(id),
             _ => self.draw_service(),
+        }
+    }
+
+    fn draw_shared(&mut self) -> Option<ServiceId> {
+        let shared = self.market.shared.lock();
+        let shared = shared.unwrap_or_else(PoisonError::into_inner);
+        shared.choose(&mut self.random).copied()
+    }
+
+    fn draw_scaling(&mut self, id: ServiceId) -> Command {
+        let replicas = self.random.random_range(0..=REPLICAS_MAX);
+        Command::ScaleServices {
+            replicas: BTreeMap::from([(id, replicas)]),
         }
     }
 
@@ -281,10 +298,12 @@ impl Client {
                 ..Placement::default()
             };
         }
-        Command::CreateService {
-            id: ServiceId::from_bits(self.random.random()),
-            spec,
+        let id = ServiceId::from_bits(self.random.random());
+        if spec.replicas().is_some() && self.random.random_ratio(1, 3) {
+            let shared = self.market.shared.lock();
+            shared.unwrap_or_else(PoisonError::into_inner).push(id);
         }
+        Command::CreateService { id, spec }
     }
 
     fn draw_update(&mut self, id: ServiceId) -> Command {

@@ -19,8 +19,12 @@ pub type MachineIndex = usize;
 pub enum Trouble {
     /// SIGKILL to the agent; started again at the end. Containers go on.
     AgentDown(MachineIndex),
+    /// SIGTERM to the agent; started again at the end. Containers go on.
+    AgentStopped(MachineIndex),
     /// Power cut: agent and containers stop, writes in flight are lost; booted again at the end.
     MachineDown(MachineIndex),
+    /// The machine is installed anew: its disk is empty at the end, and it joins again under its old identity.
+    Reinstalled(MachineIndex),
     /// Every agent is killed at the same instant.
     AllAgentsDown,
     /// Every machine loses power at the same instant.
@@ -69,6 +73,8 @@ impl fmt::Display for Trouble {
         let n = |machine: &MachineIndex| format!("n{}", machine + 1);
         match self {
             Self::AgentDown(machine) => write!(f, "the agent of {} is down", n(machine)),
+            Self::AgentStopped(machine) => write!(f, "the agent of {} is stopped", n(machine)),
+            Self::Reinstalled(machine) => write!(f, "{} is installed anew", n(machine)),
             Self::MachineDown(machine) => write!(f, "{} is without power", n(machine)),
             Self::AllAgentsDown => f.write_str("all agents are down"),
             Self::AllMachinesDown => f.write_str("all machines are without power"),
@@ -112,6 +118,8 @@ impl Step {
         let (Self::Begin(trouble) | Self::End(trouble)) = self;
         match trouble {
             Trouble::AgentDown(one)
+            | Trouble::AgentStopped(one)
+            | Trouble::Reinstalled(one)
             | Trouble::MachineDown(one)
             | Trouble::Frozen(one)
             | Trouble::Isolated(one)
@@ -170,8 +178,10 @@ fn draw_trouble(random: &mut StdRng, machines: usize) -> Trouble {
     let one = random.random_range(0..machines);
     let other = (one + random.random_range(1..machines)) % machines;
     match random.random_range(0..100) {
-        0..16 => Trouble::AgentDown(one),
-        16..26 => Trouble::MachineDown(one),
+        0..11 => Trouble::AgentDown(one),
+        11..14 => Trouble::AgentStopped(one),
+        14..17 => Trouble::Reinstalled(one),
+        17..26 => Trouble::MachineDown(one),
         26..29 => Trouble::AllAgentsDown,
         29..32 => Trouble::AllMachinesDown,
         32..40 => Trouble::Frozen(one),
@@ -262,6 +272,6 @@ mod tests {
             }
             assert!(open.is_empty());
         }
-        assert_eq!(kinds.len(), 16, "{kinds:?}");
+        assert_eq!(kinds.len(), 18, "{kinds:?}");
     }
 }

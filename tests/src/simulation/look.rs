@@ -1,61 +1,96 @@
 //! What a cluster looks like, as a few lines that a person reads at a glance and a story can expect.
 
 use kawanan_agent::containers::{ContainerStatus, SeenContainer};
-use kawanan_logic::ClusterState;
-use kawanan_logic::state::{Availability, NodeStatus, Rollout, Service, Task};
+use kawanan_api::{Slot, TaskId};
+use kawanan_logic::reconcile::{Why, reconcile};
+use kawanan_logic::state::{Availability, NodeStatus, Rollout, Seat, Service, Task};
+use kawanan_logic::{ClusterState, Observation};
 
+use super::machine::Machine;
 use super::settled::name_of;
 use super::world::World;
 
-/// The state of the log and of the engines: a line for the time, one per machine, one per service.
+/// The state of the log and of the engines: a line for the time, one per machine, one per service, one per seat that
+/// waits.
 pub fn look(world: &World) -> Vec<String> {
     let state = world.newest();
     let mut lines = vec![headline(world, &state)];
-    let machines: Vec<[String; 4]> = world
-        .machines
-        .iter()
-        .map(|machine| {
-            let node = state.nodes.get(&machine.node);
-            let status = node.map_or("unknown", |node| match node.status {
-                NodeStatus::Ready => "ready",
-                NodeStatus::Down => "down",
-                NodeStatus::Left => "left",
-            });
-            let availability = node.map_or("", |node| match node.availability {
-                Availability::Active => "active",
-                Availability::Pause => "pause",
-                Availability::Drain => "drain",
-            });
-            let mut containers: Vec<String> = machine
-                .engine
-                .containers()
-                .iter()
-                .map(|seen| container(&state, seen))
-                .collect();
-            containers.sort();
-            let starts = machine.engine.starts();
-            let containers = match (machine.power.is_some(), starts) {
-                (false, _) => "(off)".to_owned(),
-                (true, 0) => "-".to_owned(),
-                (true, _) => format!("{} ({starts} started so far)", list(&containers)),
-            };
-            [
-                machine.name.clone(),
-                status.to_owned(),
-                availability.to_owned(),
-                containers,
-            ]
-        })
-        .collect();
+    let machines = world.machines.iter();
+    let machines: Vec<[String; 4]> = machines.map(|it| machine(&state, it)).collect();
     lines.extend(columns(&machines));
-    let services: Vec<[String; 4]> = state
-        .services
-        .values()
-        .map(|it| service(&state, it))
-        .collect();
-    let mut services = services;
+    let services = state.services.values();
+    let mut services: Vec<[String; 4]> = services.map(|it| service(&state, it)).collect();
     services.sort();
     lines.extend(columns(&services));
+    lines.extend(pending(world, &state));
+    lines
+}
+
+fn machine(state: &ClusterState, machine: &Machine) -> [String; 4] {
+    let node = state.nodes.get(&machine.node);
+    let status = node.map_or("forgotten", |node| match node.status {
+        NodeStatus::Ready => "ready",
+        NodeStatus::Down => "down",
+        NodeStatus::Left => "left",
+    });
+    let availability = node.map_or("", |node| match node.availability {
+        Availability::Active => "active",
+        Availability::Pause => "pause",
+        Availability::Drain => "drain",
+    });
+    let starts = machine.engine.starts();
+    let containers = match (machine.power.is_some(), starts) {
+        (false, _) => "(off)".to_owned(),
+        (true, 0) => "-".to_owned(),
+        (true, _) => {
+            let mut containers = machine.engine.containers();
+            containers.sort_by_key(|seen| order(state, seen));
+            let names: Vec<String> = containers.iter().map(|it| container(state, it)).collect();
+            format!("{} ({starts} started so far)", list(&names))
+        }
+    };
+    [
+        machine.name.clone(),
+        status.to_owned(),
+        availability.to_owned(),
+        containers,
+    ]
+}
+
+/// By service, then by slot, then by age.
+fn order(state: &ClusterState, seen: &SeenContainer) -> (String, Option<Slot>, String) {
+    let task = seen.task.and_then(|task| state.tasks.get(&task));
+    let service = task.and_then(|task| state.services.get(&task.service));
+    let service = service.map_or_else(|| seen.name.clone(), |it| it.spec().name.clone());
+    (service, task.and_then(|task| task.slot), seen.id.clone())
+}
+
+/// What the leader would say about seats that have to wait, as views compute it.
+fn pending(world: &World, state: &ClusterState) -> Vec<String> {
+    let mut ids = (1..).map(TaskId::from_bits);
+    let mut draw = || ids.next().unwrap_or(TaskId::from_bits(0));
+    let plan = reconcile(state, &Observation::at(world.clock.now()), &mut draw);
+    let mut lines: Vec<String> = plan
+        .pending
+        .iter()
+        .filter_map(|pending| {
+            let service = state.services.get(&pending.service)?.spec().name.clone();
+            let seat = match pending.seat {
+                Seat::Slot(slot) => slot.to_string(),
+                Seat::Node(node) => state.node_name(node),
+            };
+            // When exactly the next attempt comes would make every story about milliseconds.
+            let why = match &pending.why {
+                Why::BackOff { error, .. } => format!(
+                    "will be tried again: {}",
+                    error.as_deref().unwrap_or("no reason given")
+                ),
+                why => why.to_string(),
+            };
+            Some(format!("{service}.{seat} waits: {why}"))
+        })
+        .collect();
+    lines.sort();
     lines
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kawanan_agent::clock::SharedClock;
+use kawanan_agent::clock::{Clock, SharedClock};
 use kawanan_agent::consensus::{ConsensusConfig, ElectionTicks};
 use kawanan_agent::containers::EngineInfo;
 use kawanan_agent::containers::simulated::{Latencies, SimulatedRuntime};
@@ -16,7 +16,7 @@ use kawanan_agent::gossip::keys;
 use kawanan_agent::log_store::MemoryDisk;
 use kawanan_api::quantity::{Bytes, MilliCpus};
 use kawanan_api::spec::ResourceAmounts;
-use kawanan_api::{NodeId, RaftId};
+use kawanan_api::{NodeId, RaftId, Timestamp};
 use kawanan_logic::command::NewNode;
 use kawanan_logic::state::NodeFacts;
 use rand::Rng;
@@ -29,13 +29,39 @@ use super::run::Run;
 /// A healthy disk's time for one durable write.
 const DISK_WRITE: Duration = Duration::from_millis(2);
 
-/// How a machine takes part in the log. Drawn once, so that a run repeats itself.
+/// How a machine takes part. Drawn once, so that a run repeats itself.
 #[derive(Debug, Clone, Copy)]
-pub struct LogSettings {
+pub struct Settings {
     /// No two machines of a cluster have the same: raft-rs cannot be given a seed, and equal timeouts collide for ever.
     pub election_ticks: usize,
     pub checkpoint_entries: u64,
     pub kept_entries: u64,
+    pub clock_skew: ClockSkew,
+}
+
+/// How wrong a machine's wall clock is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockSkew {
+    Ahead(Duration),
+    Behind(Duration),
+}
+
+/// A wall clock that runs evenly and is set wrong.
+struct SkewedClock {
+    true_time: SharedClock,
+    skew: ClockSkew,
+}
+
+impl Clock for SkewedClock {
+    fn now(&self) -> Timestamp {
+        let now = self.true_time.now();
+        match self.skew {
+            ClockSkew::Ahead(by) => now.saturating_add(by),
+            ClockSkew::Behind(by) => {
+                Timestamp::from_millis(now.millis().saturating_sub(millis(by)))
+            }
+        }
+    }
 }
 
 /// A machine with its disk and its container engine, and perhaps a running agent.
@@ -51,9 +77,15 @@ pub struct Machine {
     pub run: Option<Run>,
     /// Agents started here so far.
     pub starts: u64,
+    /// Where its wall clock stands; no two machines agree exactly.
+    pub clock: SharedClock,
+    /// False while it waits to be let in (again).
+    pub admitted: bool,
+    /// Its disk was lost once.
+    pub reinstalled: bool,
     /// Members that the join answer named.
     pub hints: BTreeMap<NodeId, Member>,
-    settings: LogSettings,
+    settings: Settings,
     disk_write_ms: Arc<AtomicU64>,
 }
 
@@ -62,7 +94,7 @@ impl Machine {
     pub fn new(
         name: &str,
         place: usize,
-        settings: LogSettings,
+        settings: Settings,
         random: &mut StdRng,
         clock: SharedClock,
     ) -> Self {
@@ -70,7 +102,11 @@ impl Machine {
             pull: Duration::from_millis(random.random_range(100..1500)),
             ..Latencies::default()
         };
-        let engine = SimulatedRuntime::new(random.random(), latencies, clock);
+        let clock: SharedClock = Arc::new(SkewedClock {
+            true_time: clock,
+            skew: settings.clock_skew,
+        });
+        let engine = SimulatedRuntime::new(random.random(), latencies, Arc::clone(&clock));
         for image in IMAGES {
             engine.publish_image(image);
         }
@@ -85,6 +121,9 @@ impl Machine {
             power: Some(Life::default()),
             run: None,
             starts: 0,
+            clock,
+            admitted: true,
+            reinstalled: false,
             hints: BTreeMap::new(),
             settings,
             disk_write_ms: Arc::new(AtomicU64::new(millis(DISK_WRITE))),
@@ -123,6 +162,14 @@ impl Machine {
             kept_entries: self.settings.kept_entries,
             ..ConsensusConfig::new(self.node, self.raft)
         }
+    }
+
+    /// The disk is replaced: the machine keeps its key and gets another place in the log.
+    pub fn reinstall(&mut self, raft: RaftId) {
+        self.disk.wipe();
+        self.raft = raft;
+        self.admitted = false;
+        self.reinstalled = true;
     }
 
     /// What it says in gossip from the start.

@@ -19,7 +19,7 @@ use kawanan_agent::node::{EngineHealth, Node, NodeParts};
 use kawanan_agent::peer::serve::PeerService;
 use kawanan_agent::random::{SeededRandom, SharedRandom};
 use kawanan_agent::transport::SharedLinks;
-use kawanan_api::{ApiError, ErrorCode, NodeId};
+use kawanan_api::{ApiError, ErrorCode, NodeId, Revision};
 use kawanan_logic::ClusterState;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -41,7 +41,6 @@ pub struct Run {
     pub door: Door,
     part: LogPart,
     log: Option<consensus::Running>,
-    // Dropping it ends the node's work.
     _node: Arc<Node>,
     /// Ends with the agent.
     _tasks: JoinSet<()>,
@@ -111,7 +110,7 @@ impl Run {
                 .iter()
                 .map(|(node, member)| (member.raft, *node))
                 .collect(),
-            clock: Arc::clone(&world.clock),
+            clock: Arc::clone(&machine.clock),
             random: Arc::clone(&random),
         })
         .map_err(|err| err.to_string())?;
@@ -129,7 +128,7 @@ impl Run {
             store: IdentityStore::in_data_directory(&world.scratch(place)),
             consensus: part.log.clone(),
             links: shared_links.clone(),
-            clock: Arc::clone(&world.clock),
+            clock: Arc::clone(&machine.clock),
             random,
         };
         let node = start_node(world, machine, &part, &life, &mut tasks);
@@ -189,9 +188,9 @@ impl Run {
         self.part.log.status().borrow().clone()
     }
 
-    /// Whether it is a member of the log and its part of it works.
-    pub fn takes_part(&self) -> bool {
-        !matches!(self.status().role, Role::Failed(_) | Role::Outsider)
+    /// Whether its part in the log is over until it is started again.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.status().role, Role::Failed(_))
     }
 }
 
@@ -271,9 +270,17 @@ async fn observe(name: String, part: LogPart, life: Life, ledger: Ledger, trace:
     // Only the receivers: the parts of the agent must not live on because somebody looks at them.
     drop(part);
     let mut told = String::new();
+    let mut revision = Revision(0);
     loop {
         {
             let seen = Arc::clone(&state.borrow_and_update());
+            if seen.revision < revision {
+                ledger.violated(format!(
+                    "{name} went back from revision {revision} to {}",
+                    seen.revision
+                ));
+            }
+            revision = seen.revision;
             ledger.published(&name, &seen);
             let seen = status.borrow_and_update();
             if seen.role == Role::Leader {

@@ -1,8 +1,11 @@
 //! One seed: a cluster is made, clients use it, troubles befall it, and when they are over it must come to rest.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use kawanan_agent::containers::ContainerStatus;
 use kawanan_api::NodeId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -175,6 +178,7 @@ fn open_market(world: &World, random: &mut StdRng, closing: watch::Receiver<bool
         doors: world.doors.clone(),
         ledger: world.ledger.clone(),
         trace: world.trace.clone(),
+        shared: Arc::default(),
         closing,
     };
     let nodes: Vec<NodeId> = world.machines.iter().map(|machine| machine.node).collect();
@@ -203,7 +207,7 @@ async fn suffer(world: &mut World, schedule: &Schedule) {
         let wait = at.saturating_sub(begun.elapsed());
         world.pass(wait).await;
         if step.concerns_only(world.machines.len()) {
-            world.apply(step);
+            world.apply(step).await;
         }
         if !world.ledger.is_clean() {
             return;
@@ -224,7 +228,7 @@ async fn rest(world: &mut World) -> Option<Duration> {
         }
     };
     world.trace.note("-", "the cluster is at rest");
-    let (revision, containers) = (world.newest().revision, world.running_containers());
+    let (revision, containers) = (world.newest().revision, running_containers(world));
     world.pass(QUIET).await;
     if world.newest().revision != revision {
         world.ledger.violated(format!(
@@ -232,7 +236,7 @@ async fn rest(world: &mut World) -> Option<Duration> {
             world.newest().revision
         ));
     }
-    if world.running_containers() != containers {
+    if running_containers(world) != containers {
         world
             .ledger
             .violated("a cluster at rest started or stopped containers");
@@ -247,4 +251,19 @@ async fn rest(world: &mut World) -> Option<Duration> {
         world.ledger.violated(format!("I1: {difference}"));
     }
     Some(settled_after)
+}
+
+/// Running containers of all machines, to compare two instants.
+fn running_containers(world: &World) -> BTreeSet<(String, String)> {
+    let machines = world.look().into_iter();
+    machines
+        .flat_map(|machine| {
+            let name = machine.name;
+            let running = machine
+                .containers
+                .into_iter()
+                .filter(|seen| matches!(seen.status, ContainerStatus::Running { .. }));
+            running.map(move |seen| (name.clone(), seen.id))
+        })
+        .collect()
 }

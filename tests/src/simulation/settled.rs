@@ -63,7 +63,9 @@ pub fn unsettled(state: &ClusterState, machines: &[MachineSeen]) -> Vec<String> 
 fn check_machine(state: &ClusterState, machine: &MachineSeen, open: &mut Vec<String>) {
     let name = &machine.name;
     let Some(node) = state.nodes.get(&machine.node) else {
-        open.push(format!("{name} is not in the node table"));
+        if machine.up {
+            open.push(format!("{name} is not in the node table"));
+        }
         return;
     };
     let wanted = if machine.up {

@@ -151,8 +151,7 @@ impl Stage {
                     return Ok(());
                 }
                 let id = ServiceId::from_bits(self.world.random.random());
-                self.services.insert(name.clone(), (id, spec.clone()));
-                Command::CreateService { id, spec }
+                return self.create(name, id, spec).await;
             }
             Act::UpdateService { name, options } => {
                 let (id, spec) = self.service(name)?;
@@ -192,6 +191,20 @@ impl Stage {
         };
         let submitted = self.world.submit(command).await;
         self.note_refusal(submitted.err());
+        Ok(())
+    }
+
+    async fn create(&mut self, name: &str, id: ServiceId, spec: ServiceSpec) -> anyhow::Result<()> {
+        let command = Command::CreateService {
+            id,
+            spec: spec.clone(),
+        };
+        match self.world.submit(command).await {
+            Ok(_) => {
+                self.services.insert(name.to_owned(), (id, spec));
+            }
+            Err(err) => self.note_refusal(Some(err)),
+        }
         Ok(())
     }
 

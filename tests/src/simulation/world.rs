@@ -1,39 +1,42 @@
 //! A whole cluster in one thread: machines, the network between them, their gossip, and time.
 //!
-//! Everything that happens to the cluster from outside is a method here; between two calls no time passes unless
-//! [`World::pass`] or [`World::drive`] lets it. A heartbeat of the world itself ([`TICK`]) runs gossip and looks at
-//! all machines, so that invariants are checked also when nothing else happens.
+//! Everything that happens to the cluster from outside is a method here or in [`troubles`]; between two calls no time
+//! passes unless [`World::pass`] or [`World::drive`] lets it. A heartbeat of the world itself ([`TICK`]) runs gossip and
+//! has all machines looked at ([`judge`]), so that promises are checked also when nothing else happens.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod judge;
+mod troubles;
+
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kawanan_agent::clock::{SharedClock, SimulatedClock};
-use kawanan_agent::containers::ContainerStatus;
 use kawanan_agent::directory::Member;
-use kawanan_agent::log_store::Fault;
 use kawanan_agent::transport::simulated::{SimulatedNetwork, Weather};
 use kawanan_api::{
-    ApiError, ClusterId, ErrorCode, NodeId, RequestId, Revision, TaskId, Timestamp, TokenId,
+    ApiError, ClusterId, ErrorCode, NodeId, RaftId, RequestId, Revision, Timestamp, TokenId,
 };
 use kawanan_logic::{ClusterState, Command};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::clients::{Door, Doors};
-use super::faults::{DiskFault, MachineIndex, Step, Trouble};
+use super::clients::Doors;
+use super::faults::{MachineIndex, Trouble, draw_between};
 use super::gossip::GossipField;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, is_passing};
 use super::life::Life;
-use super::machine::{LogSettings, Machine};
+use super::machine::{ClockSkew, Machine, Settings};
 use super::run::Run;
 use super::settled::{MachineSeen, unsettled};
 use super::trace::Trace;
+use judge::Judge;
 
 /// The world's own heartbeat.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -43,8 +46,15 @@ const TICKS_PER_GOSSIP: u64 = 5;
 const TICKS_PER_CHECKPOINT: u64 = 20;
 /// Longest wait for a write of the world's own: founding, joining, orders of stories.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
-/// What a wall clock shows when a simulation starts.
+/// Time for one attempt at one node.
+const ATTEMPT: Duration = Duration::from_secs(5);
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(100);
+/// What SIGTERM gives an agent.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// What a right wall clock shows when a simulation starts.
 const EPOCH: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+/// Machines with their own settings; a world has no more.
+const MACHINES_MAX: usize = 10;
 
 pub struct World {
     pub trace: Trace,
@@ -57,14 +67,17 @@ pub struct World {
     pub machines: Vec<Machine>,
     pub random: StdRng,
     pub seed: u64,
-    /// Election timeouts and log settings for machines to come.
-    settings: Vec<LogSettings>,
+    /// For machines to come.
+    settings: Vec<Settings>,
     /// For what agents keep in files beside their log.
     scratch: TempDir,
     token: (TokenId, [u8; 32]),
     /// How many troubles cut each direction.
     cuts: BTreeMap<(MachineIndex, MachineIndex), u32>,
     weather: Vec<Trouble>,
+    judge: Judge,
+    /// Machines that the cluster has let in again and whose agents may start.
+    let_in: (mpsc::Sender<MachineIndex>, mpsc::Receiver<MachineIndex>),
     ticks: u64,
     next_tick: Instant,
 }
@@ -96,14 +109,11 @@ impl World {
             scratch: tempfile::tempdir().expect("a temporary directory can be made"),
             cuts: BTreeMap::new(),
             weather: Vec::new(),
+            judge: Judge::default(),
+            let_in: mpsc::channel(MACHINES_MAX),
             ticks: 0,
             next_tick: Instant::now() + TICK,
         }
-    }
-
-    /// A directory for the files of a machine.
-    pub fn scratch(&self, place: MachineIndex) -> PathBuf {
-        self.scratch.path().join(&self.machines[place].name)
     }
 
     /// Lets time pass.
@@ -118,6 +128,10 @@ impl World {
             tokio::select! {
                 biased;
                 value = &mut work => return value,
+                Some(place) = self.let_in.1.recv() => {
+                    self.machines[place].admitted = true;
+                    self.start(place);
+                }
                 () = sleep_until(self.next_tick) => self.tick(),
             }
         }
@@ -132,13 +146,12 @@ impl World {
                 (Some(from), Some(to)) => !self.cuts.contains_key(&(*from, *to)),
                 _ => false,
             };
-            let gossip = self.gossip.clone();
-            gossip.round(&mut self.random, carries);
+            self.gossip.round(&mut self.random, carries);
         }
         if self.ticks.is_multiple_of(TICKS_PER_CHECKPOINT) {
             self.trace.checkpoint();
         }
-        self.audit();
+        self.look_over();
     }
 
     fn places(&self) -> BTreeMap<NodeId, MachineIndex> {
@@ -148,32 +161,16 @@ impl World {
             .collect()
     }
 
-    /// A task never has two running containers, on one machine or on several.
-    fn audit(&self) {
-        let mut running: BTreeMap<TaskId, Vec<&str>> = BTreeMap::new();
-        for machine in &self.machines {
-            for (task, count) in machine.engine.running() {
-                let places = std::iter::repeat_n(machine.name.as_str(), count);
-                running.entry(task).or_default().extend(places);
-            }
-        }
-        for (task, places) in running {
-            if places.len() > 1 {
-                self.ledger.violated(format!(
-                    "task {} has {} running containers, on {}",
-                    task.short(),
-                    places.len(),
-                    places.join(" and ")
-                ));
-            }
-        }
-    }
-
     /// The place of a machine among the machines.
     pub fn place_of(&self, name: &str) -> Option<MachineIndex> {
         self.machines
             .iter()
             .position(|machine| machine.name == name)
+    }
+
+    /// A directory for the files of a machine.
+    pub fn scratch(&self, place: MachineIndex) -> PathBuf {
+        self.scratch.path().join(&self.machines[place].name)
     }
 
     /// Adds a machine and makes it a member: the first one founds the cluster.
@@ -218,14 +215,24 @@ impl World {
 
     async fn join(&mut self, place: MachineIndex) -> Result<(), ApiError> {
         self.trace.note(&self.machines[place].name, "joins");
+        let command = self.admission_of(place);
+        self.submit(command).await?;
+        self.machines[place].hints = self.members();
+        self.start(place);
+        Ok(())
+    }
+
+    fn admission_of(&self, place: MachineIndex) -> Command {
         let (token, secret_hash) = self.token;
-        let node = self.machines[place].as_new_node();
-        self.submit(Command::AdmitNode {
+        Command::AdmitNode {
             token,
             secret_hash,
-            node,
-        })
-        .await?;
+            node: self.machines[place].as_new_node(),
+        }
+    }
+
+    /// What the answer to a joiner names.
+    fn members(&self) -> BTreeMap<NodeId, Member> {
         let state = self.newest();
         let members = state.nodes.values().map(|node| {
             let member = Member {
@@ -234,9 +241,26 @@ impl World {
             };
             (node.id, member)
         });
-        self.machines[place].hints = members.collect();
-        self.start(place);
-        Ok(())
+        members.collect()
+    }
+
+    /// Empties a machine's disk and has it join again: it keeps its key and gets another place in the log.
+    fn reinstall(&mut self, place: MachineIndex) {
+        let raft = RaftId(self.random.random_range(1..u64::MAX));
+        self.machines[place].reinstall(raft);
+        self.machines[place].hints = self.members();
+        let command = self.admission_of(place);
+        let request = RequestId::from_bits(self.random.random());
+        let seed = self.random.random();
+        let (doors, trace) = (self.doors.clone(), self.trace.clone());
+        let (name, let_in) = (self.machines[place].name.clone(), self.let_in.0.clone());
+        trace.note(&name, "joins again with an empty disk");
+        tokio::spawn(async move {
+            match submit(doors, request, command, StdRng::seed_from_u64(seed)).await {
+                Ok(_) => let_in.send(place).await.unwrap_or_default(),
+                Err(err) => trace.note(&name, format!("is not let in: {err}")),
+            }
+        });
     }
 
     /// Commits a command through any agent that takes it.
@@ -245,46 +269,24 @@ impl World {
     /// When it is refused, or not accepted in time.
     pub async fn submit(&mut self, command: Command) -> Result<Revision, ApiError> {
         let request = RequestId::from_bits(self.random.random());
-        let until = Instant::now() + WRITE_DEADLINE;
-        loop {
-            let doors: Vec<Door> = self
-                .machines
-                .iter()
-                .filter_map(|machine| self.doors.get(machine.node))
-                .filter(|door| door.life.is_running())
-                .collect();
-            let answer = match doors.choose(&mut self.random).cloned() {
-                Some(door) => {
-                    let attempt =
-                        door.submitter
-                            .submit_as(request, command.clone(), Duration::from_secs(5));
-                    let answered = timeout(Duration::from_secs(6), door.life.sees(attempt));
-                    self.drive(answered).await.ok()
-                }
-                None => None,
-            };
-            match answer {
-                Some(Err(err)) if super::ledger::is_passing(&err) => {}
-                Some(answer) => return answer,
-                None => {}
-            }
-            if Instant::now() >= until {
-                return Err(ApiError::new(
-                    ErrorCode::NoLeader,
-                    "nobody took the write in time",
-                ));
-            }
-            self.pass(Duration::from_millis(100)).await;
+        let random = StdRng::seed_from_u64(self.random.random());
+        let submitted = submit(self.doors.clone(), request, command, random);
+        match self.drive(timeout(WRITE_DEADLINE, submitted)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(ApiError::new(
+                ErrorCode::NoLeader,
+                "nobody took the write in time",
+            )),
         }
     }
 
     /// Starts a machine's agent, if its power is on and none runs.
     pub fn start(&mut self, place: MachineIndex) {
-        let machine = &self.machines[place];
-        if machine.power.is_none() || machine.run.is_some() {
+        let machine = &mut self.machines[place];
+        if machine.power.is_none() || machine.run.is_some() || !machine.admitted {
             return;
         }
-        self.machines[place].starts += 1;
+        machine.starts += 1;
         match Run::start(self, place) {
             Ok(run) => {
                 let machine = &mut self.machines[place];
@@ -313,25 +315,31 @@ impl World {
         self.network.crash(machine.node);
     }
 
-    /// SIGTERM to an agent.
+    /// SIGTERM to an agent. A frozen one hears nothing.
     pub async fn stop(&mut self, place: MachineIndex) {
         let machine = &mut self.machines[place];
+        if machine
+            .run
+            .as_ref()
+            .is_none_or(|run| !run.life.is_running())
+        {
+            return;
+        }
         let Some(run) = machine.run.take() else {
             return;
         };
         self.trace.note(&machine.name, "agent is told to stop");
         self.doors.close(machine.node);
-        let stopped = run.stop();
-        if self
-            .drive(timeout(Duration::from_secs(5), stopped))
-            .await
-            .is_err()
-        {
-            let name = &self.machines[place].name;
+        let life = run.life.clone();
+        let stopped = timeout(STOP_DEADLINE, run.stop());
+        let in_time = self.drive(stopped).await.is_ok();
+        life.end();
+        let machine = &self.machines[place];
+        if !in_time {
+            let name = &machine.name;
             self.ledger
                 .violated(format!("the agent of {name} did not stop within 5 s"));
         }
-        let machine = &self.machines[place];
         machine.disk.crash();
         self.network.crash(machine.node);
         self.trace.note(&machine.name, "agent has stopped");
@@ -376,180 +384,6 @@ impl World {
         }
     }
 
-    /// Cuts a direction once more, or takes one cut back.
-    pub fn set_cut(&mut self, from: MachineIndex, to: MachineIndex, cut: bool) {
-        let count = self.cuts.entry((from, to)).or_default();
-        *count = if cut {
-            *count + 1
-        } else {
-            count.saturating_sub(1)
-        };
-        self.cuts.retain(|_, count| *count > 0);
-        self.lay_cables();
-    }
-
-    /// Takes back every cut.
-    pub fn heal(&mut self) {
-        self.trace.note("-", "all links work");
-        self.cuts.clear();
-        self.lay_cables();
-    }
-
-    fn lay_cables(&self) {
-        self.network.heal_all();
-        for (from, to) in self.cuts.keys() {
-            let (from, to) = (&self.machines[*from], &self.machines[*to]);
-            self.network.cut_one_way(from.node, to.node);
-        }
-    }
-
-    fn set_weather(&mut self, trouble: &Trouble, begins: bool) {
-        if begins {
-            self.weather.push(trouble.clone());
-        } else if let Some(place) = self.weather.iter().position(|it| it == trouble) {
-            self.weather.remove(place);
-        }
-        let mut weather = Weather::calm();
-        for trouble in &self.weather {
-            match trouble {
-                Trouble::Loss { permille } => {
-                    weather.loss = weather.loss.max(f64::from(*permille) / 1000.0);
-                    weather.duplication = 0.02;
-                }
-                Trouble::Slow { delay } => {
-                    let longest = *delay.max(weather.delay.end());
-                    weather.delay = *weather.delay.start()..=longest;
-                }
-                _ => {}
-            }
-        }
-        self.network.set_weather(weather);
-    }
-
-    /// A trouble begins or ends.
-    pub fn apply(&mut self, step: &Step) {
-        match step {
-            Step::Begin(trouble) => {
-                self.trace.note("-", format!("begins: {trouble}"));
-                self.begin(trouble);
-            }
-            Step::End(trouble) => {
-                self.trace.note("-", format!("ends: {trouble}"));
-                self.end(trouble);
-            }
-        }
-    }
-
-    fn begin(&mut self, trouble: &Trouble) {
-        let all = 0..self.machines.len();
-        match trouble {
-            Trouble::AgentDown(place) => self.kill(*place),
-            Trouble::MachineDown(place) => self.power_off(*place),
-            Trouble::AllAgentsDown => all.for_each(|place| self.kill(place)),
-            Trouble::AllMachinesDown => all.for_each(|place| self.power_off(place)),
-            Trouble::Frozen(place) => self.set_frozen(*place, true),
-            Trouble::Isolated(_)
-            | Trouble::OneWay { .. }
-            | Trouble::Pair(..)
-            | Trouble::Split(_) => {
-                self.set_cuts(trouble, true);
-            }
-            Trouble::Loss { .. } | Trouble::Slow { .. } => self.set_weather(trouble, true),
-            Trouble::EngineHangs(place) => self.machines[*place].engine.hang(),
-            Trouble::EngineGone(place) => self.machines[*place].engine.set_unreachable(true),
-            Trouble::ContainerDies { on, code } => self.end_a_container(*on, *code),
-            Trouble::DiskFails(place, fault) => {
-                self.machines[*place].disk.inject(match fault {
-                    DiskFault::SyncFails => Fault::SyncFails,
-                    DiskFault::Full => Fault::Full,
-                    DiskFault::CrashBefore => Fault::CrashBefore,
-                    DiskFault::CrashAfter => Fault::CrashAfter,
-                });
-            }
-            Trouble::DiskSlow(place, each) => self.machines[*place].set_disk_latency(Some(*each)),
-        }
-    }
-
-    fn end(&mut self, trouble: &Trouble) {
-        let all = 0..self.machines.len();
-        match trouble {
-            Trouble::AgentDown(place) => self.start(*place),
-            Trouble::MachineDown(place) => self.power_on(*place),
-            Trouble::AllAgentsDown => all.for_each(|place| self.start(place)),
-            Trouble::AllMachinesDown => all.for_each(|place| self.power_on(place)),
-            Trouble::Frozen(place) => self.set_frozen(*place, false),
-            Trouble::Isolated(_)
-            | Trouble::OneWay { .. }
-            | Trouble::Pair(..)
-            | Trouble::Split(_) => {
-                self.set_cuts(trouble, false);
-            }
-            Trouble::Loss { .. } | Trouble::Slow { .. } => self.set_weather(trouble, false),
-            Trouble::EngineHangs(place) => self.machines[*place].engine.thaw(),
-            Trouble::EngineGone(place) => self.machines[*place].engine.set_unreachable(false),
-            Trouble::ContainerDies { .. } => {}
-            Trouble::DiskFails(place, _) => {
-                self.machines[*place].disk.repair();
-                // The operator, or systemd, starts an agent whose log has failed anew.
-                self.kill(*place);
-                self.start(*place);
-            }
-            Trouble::DiskSlow(place, _) => self.machines[*place].set_disk_latency(None),
-        }
-    }
-
-    fn set_cuts(&mut self, trouble: &Trouble, cut: bool) {
-        let all: BTreeSet<MachineIndex> = (0..self.machines.len()).collect();
-        let side = match trouble {
-            Trouble::OneWay { from, to } => return self.set_cut(*from, *to, cut),
-            Trouble::Pair(one, other) => {
-                self.set_cut(*one, *other, cut);
-                return self.set_cut(*other, *one, cut);
-            }
-            Trouble::Isolated(place) => BTreeSet::from([*place]),
-            Trouble::Split(side) => side.clone(),
-            _ => return,
-        };
-        for one in &side {
-            for other in all.difference(&side) {
-                self.set_cut(*one, *other, cut);
-                self.set_cut(*other, *one, cut);
-            }
-        }
-    }
-
-    fn end_a_container(&mut self, on: MachineIndex, code: i32) {
-        let engine = &self.machines[on].engine;
-        let running: Vec<TaskId> = engine.running().into_keys().collect();
-        if let Some(task) = running.choose(&mut self.random) {
-            self.trace.note(
-                &self.machines[on].name,
-                format!("the container of task {} exits with {code}", task.short()),
-            );
-            engine.kill_container(*task, code);
-        }
-    }
-
-    /// Everything works again.
-    pub fn repair(&mut self) {
-        self.trace.note("-", "all troubles are over");
-        self.heal();
-        self.weather.clear();
-        self.network.set_weather(Weather::calm());
-        for place in 0..self.machines.len() {
-            self.set_frozen(place, false);
-            let machine = &self.machines[place];
-            machine.engine.thaw();
-            machine.engine.set_unreachable(false);
-            machine.set_disk_latency(None);
-            machine.disk.repair();
-            if machine.run.as_ref().is_some_and(|run| !run.takes_part()) {
-                self.kill(place);
-            }
-            self.power_on(place);
-        }
-    }
-
     /// What can be seen of the machines.
     pub fn look(&self) -> Vec<MachineSeen> {
         self.machines
@@ -588,35 +422,55 @@ impl World {
         }
     }
 
-    /// Running containers by machine, for comparing two instants.
-    pub fn running_containers(&self) -> BTreeMap<String, BTreeSet<String>> {
-        self.machines
-            .iter()
-            .map(|machine| {
-                let containers = machine.engine.containers().into_iter();
-                let running = containers
-                    .filter(|seen| matches!(seen.status, ContainerStatus::Running { .. }))
-                    .map(|seen| seen.id);
-                (machine.name.clone(), running.collect())
-            })
-            .collect()
-    }
-
     pub fn newest(&self) -> Arc<ClusterState> {
         self.ledger.newest()
     }
 }
 
-/// Settings for ten machines, each with its own election timeout; most logs are cut often, some seldom.
-fn draw_settings(random: &mut StdRng) -> Vec<LogSettings> {
-    let mut ticks: Vec<usize> = (10..20).collect();
+/// Asks one agent after the other until one takes the command.
+async fn submit(
+    doors: Doors,
+    request: RequestId,
+    command: Command,
+    mut random: StdRng,
+) -> Result<Revision, ApiError> {
+    loop {
+        if let Some(door) = doors.any(&mut random) {
+            let attempt = door.submitter.submit_as(request, command.clone(), ATTEMPT);
+            match timeout(ATTEMPT * 2, door.life.sees(attempt)).await {
+                Ok(Err(err)) if is_passing(&err) => {}
+                Ok(answer) => return answer,
+                Err(_) => {}
+            }
+        }
+        tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+    }
+}
+
+/// Settings for ten machines, each with its own election timeout; most logs are cut often, some seldom. In most
+/// clusters the clocks are right within a second, in some they are not.
+fn draw_settings(random: &mut StdRng) -> Vec<Settings> {
+    let mut ticks: Vec<usize> = (10..10 + MACHINES_MAX).collect();
     ticks.shuffle(random);
+    let wrong = match random.random_range(0..4) {
+        0 => Duration::from_secs(7200),
+        _ => Duration::from_secs(1),
+    };
     ticks
         .into_iter()
-        .map(|election_ticks| LogSettings {
-            election_ticks,
-            checkpoint_entries: *[15, 40, 150, 1000].choose(random).unwrap_or(&1000),
-            kept_entries: *[3, 10, 100, 500].choose(random).unwrap_or(&500),
+        .map(|election_ticks| {
+            let by = draw_between(random, Duration::ZERO, wrong);
+            let ahead = random.random_bool(0.5);
+            Settings {
+                election_ticks,
+                checkpoint_entries: *[15, 40, 150, 1000].choose(random).unwrap_or(&1000),
+                kept_entries: *[3, 10, 100, 500].choose(random).unwrap_or(&500),
+                clock_skew: if ahead {
+                    ClockSkew::Ahead(by)
+                } else {
+                    ClockSkew::Behind(by)
+                },
+            }
         })
         .collect()
 }

@@ -1,3 +1,5 @@
+//! Tests of converge.
+
 mod circle;
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Tests of join token.
+
 use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;

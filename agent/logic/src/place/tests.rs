@@ -1,3 +1,5 @@
+//! Tests of place.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

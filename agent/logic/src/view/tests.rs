@@ -1,3 +1,5 @@
+//! Tests of view.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Tests of http logs.
+
 use kawanan_api::client::LineStream;
 use kawanan_api::views::{LogEvent, LogRequest};
 use kawanan_api::{TaskId, Timestamp};

@@ -1,3 +1,5 @@
+//! Tests of http nodes.
+
 use kawanan_api::ErrorCode;
 use kawanan_api::views::{Availability, NodePatch, NodeStatus};
 use kawanan_logic::Command;

@@ -1,3 +1,5 @@
+//! Tests of http services.
+
 use std::collections::BTreeMap;
 
 use kawanan_api::ErrorCode;

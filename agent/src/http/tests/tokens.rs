@@ -1,3 +1,5 @@
+//! Tests of http tokens.
+
 use kawanan_api::ErrorCode;
 use kawanan_api::duration::Span;
 use kawanan_api::views::CreateToken;

@@ -1,3 +1,5 @@
+//! Tests of identity authority.
+
 use super::*;
 use crate::identity::{NodeKey, PeerIdentity};
 

@@ -1,3 +1,5 @@
+//! Tests of identity join.
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Tests of identity store.
+
 use std::os::unix::fs::PermissionsExt;
 
 use kawanan_api::Timestamp;

@@ -1,3 +1,5 @@
+//! Tests of transport endpoint.
+
 use super::*;
 use crate::transport::fixture::{Loopback, NOW, clock_at};
 

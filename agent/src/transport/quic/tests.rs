@@ -1,3 +1,5 @@
+//! Tests of transport quic.
+
 use super::super::contract::contract_suite;
 use super::super::fixture::Loopback;
 

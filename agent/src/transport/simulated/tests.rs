@@ -1,3 +1,5 @@
+//! Tests of transport simulated.
+
 use std::collections::BTreeSet;
 
 use super::super::contract::{self, Peer, answer_reversed, both, contract_suite, soon};

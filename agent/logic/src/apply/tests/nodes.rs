@@ -1,3 +1,5 @@
+//! Tests of apply nodes.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Tests of apply services.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Tests of apply tasks.
+
 use std::time::Duration;
 
 use kawanan_api::{ErrorCode, Revision, ServiceId, Slot, TaskId};

@@ -1,3 +1,5 @@
+//! Tests of reconcile drains.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use kawanan_api::spec::UpdateOrder;

@@ -1,3 +1,5 @@
+//! Tests of reconcile losses.
+
 use std::collections::BTreeMap;
 
 use kawanan_api::Slot;

@@ -1,3 +1,5 @@
+//! Tests of reconcile replicas.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use kawanan_api::Slot;

@@ -1,3 +1,5 @@
+//! Tests of reconcile restarts.
+
 use std::time::Duration;
 
 use kawanan_api::spec::RestartCondition;

@@ -1,3 +1,5 @@
+//! Tests of reconcile rollouts.
+
 use std::time::Duration;
 
 use kawanan_api::ServiceId;

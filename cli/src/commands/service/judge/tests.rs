@@ -1,3 +1,5 @@
+//! Tests of service judge.
+
 use kawanan_api::duration::Span;
 use kawanan_api::views::{DesiredState, RolloutView, TaskView};
 use kawanan_api::{ServiceId, Timestamp};
