@@ -69,12 +69,17 @@ fn run_all(seeds: u64) -> Vec<Report> {
                     let mut report = seed::run(seed);
                     // Of a seed only its failure is told; the event log comes with `KAWANAN_SEED`.
                     report.trace = Vec::new();
-                    reports.lock().unwrap().push(report);
+                    reports
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                        .push(report);
                 }
             });
         }
     });
-    let mut reports = reports.into_inner().unwrap();
+    let mut reports = reports
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     reports.sort_by_key(|report| report.seed);
     reports
 }

